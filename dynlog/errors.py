@@ -1,0 +1,185 @@
+"""Every error that dynlog raises on purpose, in one tree.
+
+    DynlogError
+     ├─ ConfigurationError        what the caller wrote cannot work: URL, option, retention, permission
+     │   ├─ UnknownScheme         no engine or store goes by that URL scheme
+     │   ├─ MissingDependency     the engine exists, its extra is not installed
+     │   └─ UnsupportedLocation   e.g. SQLite on a network filesystem
+     ├─ DeadlineExceeded          the time that the caller gave is over; nothing else is known to be wrong
+     ├─ Closed                    the log, store, producer or reader was closed
+     ├─ MalformedRecord           bytes that no released dynlog wrote, or a value over a bound of the codec
+     ├─ MalformedEvent            a foreign event that fits no profile
+     ├─ LogError                  (topic, partition, offset)
+     │   ├─ TopicNotFound, TopicExists, PartitionNotFound
+     │   ├─ BatchTooLarge         refused whole, never split
+     │   ├─ OffsetTruncated       below the start; names the earliest offset that is left
+     │   ├─ LogDiverged           another incarnation, or a position beyond the end
+     │   ├─ LogCorrupt            damage that a checksum or a chain found
+     │   ├─ LogUnavailable        the server or file cannot be reached now; may pass by itself
+     │   │   └─ LogFull           no space left
+     │   ├─ OutcomeUnknown        an append that may or may not have been stored
+     │   ├─ ProducerFenced        a newer epoch of the same producer exists
+     │   ├─ CommitFenced          a newer generation of the same group exists
+     │   ├─ NotALog               the file is something else
+     │   └─ UnsupportedLogVersion a newer dynlog wrote it
+     ├─ ObjectError               (bucket or folder, key)
+     │   ├─ ObjectNotFound, ObjectCorrupt, ObjectStoreUnavailable, ObjectExists
+     └─ SnapshotError
+         ├─ SnapshotCorrupt       the body does not verify; an older one may
+         └─ StateUnrecoverable    neither a snapshot nor the log reaches back far enough
+
+Each message says what happened, where, and what to do. On the command line it is the one line that is printed.
+"""
+
+from __future__ import annotations
+
+
+class DynlogError(Exception):
+    """Base of all errors that dynlog raises on purpose."""
+
+
+class ConfigurationError(DynlogError):
+    """What the caller wrote cannot work; retrying the same call cannot help."""
+
+
+class UnknownScheme(ConfigurationError):
+    """No engine or object store goes by that URL scheme."""
+
+
+class MissingDependency(ConfigurationError):
+    """The engine exists but the optional package that it stands on is not installed."""
+
+
+class UnsupportedLocation(ConfigurationError):
+    """The place cannot keep the engine's promises (for example SQLite on a network filesystem)."""
+
+
+class DeadlineExceeded(DynlogError):
+    """The caller's time is over."""
+
+
+class Closed(DynlogError):
+    """The log, store, producer or reader was closed before or during the call."""
+
+
+class MalformedRecord(DynlogError):
+    """Bytes that no released dynlog wrote, or a record over one of the codec's bounds."""
+
+
+class MalformedEvent(DynlogError):
+    """A foreign event that fits no profile; the message names the field."""
+
+
+class LogError(DynlogError):
+    """Base of what a log engine raises; says where."""
+
+    def __init__(
+        self, message: str, *, topic: str | None = None, partition: int | None = None, offset: int | None = None
+    ) -> None:
+        place = [
+            f"{name} {value!r}" if isinstance(value, str) else f"{name} {value}"
+            for name, value in (("topic", topic), ("partition", partition), ("offset", offset))
+            if value is not None
+        ]
+        super().__init__(f"{message} ({', '.join(place)})" if place else message)
+        self.topic = topic
+        self.partition = partition
+        self.offset = offset
+
+
+class TopicNotFound(LogError):
+    """No topic of that name; nothing creates one by accident."""
+
+
+class TopicExists(LogError):
+    """A topic of that name exists already, or exists with other settings."""
+
+
+class PartitionNotFound(LogError):
+    """The topic has fewer partitions."""
+
+
+class BatchTooLarge(LogError):
+    """The append is over ``max_batch_bytes``; it was refused whole and nothing of it was stored."""
+
+
+class OffsetTruncated(LogError):
+    """The offset lies below the start of the partition; ``earliest`` is the first one that can be read."""
+
+    def __init__(self, message: str, *, topic: str, partition: int, offset: int, earliest: int) -> None:
+        super().__init__(message, topic=topic, partition=partition, offset=offset)
+        self.earliest = earliest
+
+
+class LogDiverged(LogError):
+    """The position belongs to another incarnation of the log or topic, or lies beyond its end."""
+
+
+class LogCorrupt(LogError):
+    """Stored bytes fail a checksum or break the chain; ``dynlog log verify`` names every damage."""
+
+
+class LogUnavailable(LogError):
+    """The server or file cannot be reached now; the same call may go through later."""
+
+
+class LogFull(LogUnavailable):
+    """No space is left where the log lies; nothing of the append was stored."""
+
+
+class OutcomeUnknown(LogError):
+    """The append may or may not have been stored; repeating it under the same mark is safe."""
+
+
+class ProducerFenced(LogError):
+    """A newer epoch of the same producer exists; this instance must stop writing."""
+
+
+class CommitFenced(LogError):
+    """A newer generation of the same group exists; this member must stop committing."""
+
+
+class NotALog(LogError):
+    """The file is not a dynlog log."""
+
+
+class UnsupportedLogVersion(LogError):
+    """A newer dynlog wrote this log."""
+
+
+class ObjectError(DynlogError):
+    """Base of what an object store raises; says where."""
+
+    def __init__(self, message: str, *, store: str | None = None, key: str | None = None) -> None:
+        place = [f"{name} {value!r}" for name, value in (("store", store), ("key", key)) if value is not None]
+        super().__init__(f"{message} ({', '.join(place)})" if place else message)
+        self.store = store
+        self.key = key
+
+
+class ObjectNotFound(ObjectError):
+    """No object under that key."""
+
+
+class ObjectExists(ObjectError):
+    """An object lies under that key already and the call asked to create it."""
+
+
+class ObjectCorrupt(ObjectError):
+    """The bytes that were read do not have the checksum under which they were stored."""
+
+
+class ObjectStoreUnavailable(ObjectError):
+    """The store cannot be reached, or refuses, now."""
+
+
+class SnapshotError(DynlogError):
+    """Base of what snapshots raise."""
+
+
+class SnapshotCorrupt(SnapshotError):
+    """The snapshot's body is missing or does not verify; an older snapshot may."""
+
+
+class StateUnrecoverable(SnapshotError):
+    """Neither a snapshot nor the log reaches back far enough to rebuild the state; says what is missing."""
