@@ -1,0 +1,67 @@
+"""`open_log` and `open_objects`: how anyone gets an engine or a store; the URL's scheme decides which.
+
+Each scheme names a module with a function ``open_url(url, clock)``; it is imported here, at run time, so that core
+depends on no engine and the base install on no broker's client.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from dynlog.errors import MissingDependency, UnknownScheme
+from dynlog.log import Log
+from dynlog.objects import ObjectStore
+from dynlog.timing import SYSTEM_CLOCK, Clock
+from dynlog.url import Url, parse_url
+
+LOG_ENGINES: Mapping[str, str] = {
+    "memory": "dynlog.storage.memory_log",
+    "sqlite": "dynlog.storage.sqlite_log",
+}
+OBJECT_STORES: Mapping[str, str] = {
+    "memory": "dynlog.storage.memory_objects",
+    "file": "dynlog.storage.file_objects",
+}
+
+
+@asynccontextmanager
+async def open_log(url: str, *, clock: Clock = SYSTEM_CLOCK) -> AsyncIterator[Log]:
+    """Opens the log that the URL names, creating it where the engine can, and closes it at the end of the block.
+
+    ``memory://`` is a log of its own, ``memory://name`` is shared within the process; ``sqlite:///path/events.db`` is a
+    file on this host.  Raises UnknownScheme, ConfigurationError for unknown options, and what the engine raises.
+    """
+    parsed = parse_url(url)
+    log: Log = await _engine(parsed, LOG_ENGINES, "log").open_url(parsed, clock)
+    async with log:
+        yield log
+
+
+@asynccontextmanager
+async def open_objects(url: str, *, clock: Clock = SYSTEM_CLOCK) -> AsyncIterator[ObjectStore]:
+    """Opens the object store that the URL names and closes it at the end of the block.
+
+    ``memory://`` and ``memory://name`` as for logs; ``file:///path`` is a folder.
+    """
+    parsed = parse_url(url)
+    store: ObjectStore = await _engine(parsed, OBJECT_STORES, "object store").open_url(parsed, clock)
+    async with store:
+        yield store
+
+
+def _engine(url: Url, engines: Mapping[str, str], what: str) -> Any:
+    module = engines.get(url.scheme)
+    if module is None:
+        known = ", ".join(f"{scheme}://" for scheme in engines)
+        raise UnknownScheme(f"no {what} goes by {url.scheme}:// (in {url}); known are {known}")
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("dynlog"):
+            raise
+        raise MissingDependency(
+            f"{url.scheme}:// needs the package {error.name!r}: pip install 'dynlog[{url.scheme}]'"
+        ) from None

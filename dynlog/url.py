@@ -1,0 +1,81 @@
+"""URLs name engines and stores; every option in them is known, typed and checked, and secrets do not print."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from dynlog.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class Url:
+    """A parsed engine URL: ``scheme://user:password@host:port/path?option=value``."""
+
+    scheme: str
+    user: str | None
+    password: str | None
+    host: str
+    port: int | None
+    path: str
+    options: Mapping[str, str]
+    _split: SplitResult
+
+    def __str__(self) -> str:
+        """The URL without its password, for messages and logs."""
+        if self.password is None:
+            return self._split.geturl()
+        host = self._split.netloc.rsplit("@", 1)[-1]
+        return self._split._replace(netloc=f"{self.user}:***@{host}").geturl()
+
+
+def parse_url(text: str) -> Url:
+    """Parses; raises ConfigurationError for what is no URL, a repeated option or a port that is no number."""
+    try:
+        split = urlsplit(text)
+        port = split.port
+    except ValueError as error:
+        raise ConfigurationError(f"{text!r} is not a URL: {error}") from None
+    if not split.scheme or "://" not in text:
+        raise ConfigurationError(
+            f"{text!r} is not a URL: it needs a scheme, as in sqlite:///path/events.db or memory://name"
+        )
+    options: dict[str, str] = {}
+    for name, value in parse_qsl(split.query, keep_blank_values=True):
+        if name in options:
+            raise ConfigurationError(f"option {name!r} stands twice in {text!r}")
+        options[name] = value
+    return Url(
+        scheme=split.scheme,
+        user=unquote(split.username) if split.username else None,
+        password=unquote(split.password) if split.password else None,
+        host=split.hostname or "",
+        port=port,
+        path=unquote(split.path),
+        options=options,
+        _split=split,
+    )
+
+
+def read_options(url: Url, known: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
+    """The URL's options, converted; raises ConfigurationError naming an unknown option or a value that does not fit."""
+    values: dict[str, Any] = {}
+    for name, text in url.options.items():
+        if name not in known:
+            allowed = ", ".join(sorted(known)) or "none"
+            raise ConfigurationError(f"unknown option {name!r} in {url}; {url.scheme}:// knows: {allowed}")
+        try:
+            values[name] = known[name](text)
+        except ValueError as error:
+            raise ConfigurationError(f"option {name}={text!r} in {url}: {error}") from None
+    return values
+
+
+def positive(text: str) -> int:
+    """Option type: a whole number above zero."""
+    value = int(text)
+    if value <= 0:
+        raise ValueError("a whole number above zero is needed")
+    return value
