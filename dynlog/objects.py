@@ -123,7 +123,7 @@ class ObjectStore(ABC):
         """The whole body, verified."""
         return b"".join([piece async for piece in self.get(key, timeout=timeout)])
 
-    async def put_model(self, key: str, value: BaseModel, **options: object) -> ObjectInfo:
+    async def put_model(self, key: str, value: BaseModel) -> ObjectInfo:
         """Stores a pydantic model as JSON."""
         return await self.put(key, value.model_dump_json().encode(), metadata={"content-type": "application/json"})
 

@@ -92,5 +92,5 @@ class Backoff:
     def __iter__(self) -> Iterator[float]:
         ceiling = self.first
         while True:
-            yield random.uniform(ceiling / 2, ceiling)  # noqa: S311
+            yield random.uniform(ceiling / 2, ceiling)
             ceiling = min(ceiling * self.factor, self.most)
