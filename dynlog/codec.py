@@ -95,7 +95,7 @@ def encode_records(records: Sequence[Record], *, max_bytes: int = MAX_BATCH_BYTE
     if not 0 < count <= MAX_RECORDS:
         raise MalformedRecord(f"an append takes 1 to {MAX_RECORDS} records, not {count}")
     for record in records:
-        _check(record)
+        check_record(record)
     runs = mark_runs([record.mark for record in records])
     has_headers = any(record.headers for record in records)
     has_controls = any(record.control is not None for record in records)
@@ -121,8 +121,8 @@ def encode_records(records: Sequence[Record], *, max_bytes: int = MAX_BATCH_BYTE
     return payload
 
 
-def _check(record: Record) -> None:
-    """Bounds and types that msgpack would let through."""
+def check_record(record: Record) -> None:
+    """Raises MalformedRecord for a record over a bound or with a field of the wrong type."""
     key, mark = record.key, record.mark
     if key is not None and (not isinstance(key, bytes) or len(key) > MAX_KEY_BYTES):
         raise MalformedRecord(f"a key is bytes, at most {MAX_KEY_BYTES}, or None")
@@ -146,6 +146,18 @@ def _check(record: Record) -> None:
         and 0 <= mark.sequence <= U63_MAX
     ):
         raise MalformedRecord(f"mark {mark}: an id of 1 to {MAX_NAME_BYTES} characters, epoch and sequence 0..2^63-1")
+
+
+def encoded_bound(record: Record) -> int:
+    """At most this many bytes does the record add to a payload (msgpack's headers are 5 bytes at most)."""
+    size = 5 + (5 + len(record.key) if record.key is not None else 1) + 1 + 8 + 5
+    for part in record.parts:
+        size += 5 + (part.nbytes if isinstance(part, memoryview) else len(part))
+    for name, value in record.headers.items():
+        size += 10 + 4 * len(name) + len(value)
+    if record.mark is not None:
+        size += 40 + 4 * len(record.mark.producer_id)
+    return size
 
 
 def decode_records(payload: bytes | memoryview) -> Columns:
