@@ -297,6 +297,8 @@ class Producer:
 
     def _fail(self, batch: list[_Entry], error: DynlogError) -> None:
         for entry in batch:
+            if entry.ticket.done:
+                continue
             entry.ticket.fail(error)
             self._budget.give(entry.size)
             if self._failure is None or self._failure[0].observed:
