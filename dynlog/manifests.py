@@ -1,13 +1,13 @@
 """Manifests: a snapshot exists once its manifest record is in the log, and log order settles which is the newest.
 
 The topic ``<topic>.snapshots`` (one partition) holds, per snapshot, a DATA record (it exists), an END record (its body
-was read back and verified) and a TOMBSTONE record (its body is being removed).  The body of each record is JSON, so that
-``dynlog log read`` shows it.
+was read back and verified) and a TOMBSTONE record (its body is being removed).  The body of each record is JSON, so
+that ``dynlog log read`` shows it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -89,5 +89,5 @@ class ManifestFold:
             and (incarnation is None or state.manifest.incarnation == incarnation)
         ]
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[ManifestState]:
         return iter(self._live.values())
