@@ -137,23 +137,15 @@ class Snapshots:
         )
         await self._log.create_topic(self._manifests, exist_ok=True)
         await self._log.append(self._manifests, 0, [manifest.record(Control.DATA)])
-        await self._verify(manifest)
+        async for _ in self._read(manifest):
+            pass
         await self._log.append(self._manifests, 0, [manifest.record(Control.END)])
         await self._pin(incarnation)
         return manifest
 
     async def load(self, manifest: Manifest) -> list[bytes]:
         """The body in pieces, size and SHA-256 checked; raises SnapshotCorrupt for anything else."""
-        digest, pieces, size = hashlib.sha256(), [], 0
-        try:
-            async for piece in self._objects.get(manifest.key):
-                digest.update(piece)
-                size += len(piece)
-                pieces.append(piece)
-        except ObjectError as error:
-            raise SnapshotCorrupt(f"snapshot {manifest.id}: {error}") from error
-        self._compare(manifest, size, digest.hexdigest())
-        return pieces
+        return [piece async for piece in self._read(manifest)]
 
     async def gc(self, *, keep: int = KEEP, spare_s: float = UNNAMED_SPARED_S) -> GcReport:
         """Removes all but the newest ``keep`` verified snapshots, and bodies that no manifest names and that are older
@@ -187,22 +179,19 @@ class Snapshots:
         await self._shorten()
         return GcReport(len(doomed), len(unnamed))
 
-    async def _verify(self, manifest: Manifest) -> None:
+    async def _read(self, manifest: Manifest) -> AsyncIterator[bytes]:
         digest, size = hashlib.sha256(), 0
         try:
             async for piece in self._objects.get(manifest.key):
                 digest.update(piece)
                 size += len(piece)
+                yield piece
         except ObjectError as error:
-            raise SnapshotCorrupt(f"snapshot {manifest.id} does not read back: {error}") from error
-        self._compare(manifest, size, digest.hexdigest())
-
-    @staticmethod
-    def _compare(manifest: Manifest, size: int, sha256: str) -> None:
-        if size != manifest.size or sha256 != manifest.sha256:
+            raise SnapshotCorrupt(f"snapshot {manifest.id}: {error}") from error
+        if size != manifest.size or digest.hexdigest() != manifest.sha256:
             raise SnapshotCorrupt(
-                f"snapshot {manifest.id} under {manifest.key!r}: {size} bytes with SHA-256 {sha256[:16]}... instead of "
-                f"{manifest.size} with {manifest.sha256[:16]}..."
+                f"snapshot {manifest.id} under {manifest.key!r}: {size} bytes with SHA-256 "
+                f"{digest.hexdigest()[:16]}... instead of {manifest.size} with {manifest.sha256[:16]}..."
             )
 
     async def _pin(self, incarnation: str) -> None:

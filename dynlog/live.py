@@ -1,0 +1,314 @@
+"""A live projection: rebuilt from snapshot and log, then following it, writing snapshots, and never in the way.
+
+When the log cannot be read it keeps the state that it has, says since when it is stale, and resumes by itself.  When
+its place in the log is gone (it was expelled and truncated, or the topic was created anew) it rebuilds beside the old
+state and swaps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import Enum
+from typing import Generic, Self
+
+from dynlog.batch import Batch, Position
+from dynlog.errors import (
+    ConfigurationError,
+    DeadlineExceeded,
+    DynlogError,
+    LogDiverged,
+    LogUnavailable,
+    OffsetTruncated,
+)
+from dynlog.log import Log
+from dynlog.manifests import Manifest
+from dynlog.objects import ObjectStore
+from dynlog.replay import (
+    DEDUPE_SECTION,
+    HEARTBEAT_S,
+    STATE_SECTION,
+    CooperativeFold,
+    P,
+    RebuildReport,
+    Rebuilt,
+    Replayer,
+    ReplayProgress,
+    release_quietly,
+)
+from dynlog.snapshots import SnapshotPolicy, Snapshots
+from dynlog.timing import SYSTEM_CLOCK, Backoff, Clock
+from dynlog.topics import Holder, HolderKind
+
+logger = logging.getLogger(__name__)
+
+
+class Phase(Enum):
+    """Where a live projection stands."""
+
+    REBUILDING = "rebuilding"
+    FOLLOWING = "following"
+    STALE = "stale"  # the log cannot be read now; the state answers as it was
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class LiveStatus:
+    """What a person asks first; times are milliseconds since the epoch."""
+
+    phase: Phase
+    ready: bool
+    stale_since_ms: int | None
+    lag: int
+    positions: Mapping[int, int]
+    records: int
+    rebuilds: int
+    rebuild: RebuildReport | None
+    snapshots: int
+    snapshot_failures: int
+    last_snapshot_ms: int | None
+    last_error: str | None
+
+
+class LiveProjection(Generic[P]):
+    """Keeps one projection of one topic up to date; get it by `open`, read it through `state`."""
+
+    def __init__(
+        self,
+        log: Log,
+        topic: str,
+        make: Callable[[], P],
+        name: str,
+        *,
+        objects: ObjectStore | None,
+        policy: SnapshotPolicy,
+        clock: Clock,
+        progress: ReplayProgress | None,
+    ) -> None:
+        self._log, self._topic, self._clock, self._policy = log, topic, clock, policy
+        self._snapshots = Snapshots(log, topic, objects, name, clock=clock) if objects is not None else None
+        self._replayer = Replayer(
+            log, topic, make, snapshots=self._snapshots, holder=f"follower:{name}:{uuid.uuid4().hex[:12]}"
+        )
+        self._progress = progress
+        self.state: P = make()
+        self._current: Rebuilt[P] | None = None
+        self._applied: dict[int, Position] = {}
+        self._folding = asyncio.Lock()  # held while a batch is half applied
+        self._snapshotting = asyncio.Lock()
+        self._ready = asyncio.Event()
+        self._due = asyncio.Event()
+        self._phase = Phase.REBUILDING
+        self._stale_since: int | None = None
+        self._error: DynlogError | None = None
+        self._report: RebuildReport | None = None
+        self._records = self._rebuilds = self._snapshots_written = self._snapshot_failures = 0
+        self._since_records = self._since_bytes = 0
+        self._last_snapshot: int | None = None
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        log: Log,
+        topic: str,
+        make: Callable[[], P],
+        name: str,
+        *,
+        objects: ObjectStore | None = None,
+        policy: SnapshotPolicy | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        progress: ReplayProgress | None = None,
+    ) -> AsyncIterator[Self]:
+        """Starts rebuilding in the background and ends everything at the end of the block.
+
+        Raises TopicNotFound, and ConfigurationError if the topic's retention is shorter than the snapshot cadence.
+        """
+        policy = policy or SnapshotPolicy()
+        info = await log.topic(topic)
+        if objects is not None:
+            policy.check(info.retention)
+        live = cls(log, topic, make, name, objects=objects, policy=policy, clock=clock, progress=progress)
+        tasks = [asyncio.create_task(live._run()), asyncio.create_task(live._heartbeats())]
+        if live._snapshots is not None:
+            tasks.append(asyncio.create_task(live._write_snapshots()))
+        try:
+            yield live
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await live._end()
+
+    async def ready(self, timeout: float = 600.0) -> None:
+        """Returns once the replay has reached the end that it saw when it began.
+
+        Raises what stands in the way if it cannot pass by itself (StateUnrecoverable, LogCorrupt, ...), and
+        DeadlineExceeded, naming the last error, after ``timeout`` seconds.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                await self._ready.wait()
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"topic {self._topic!r} was not replayed within {timeout} s"
+                + (f"; last error: {self._error}" if self._error else "")
+            ) from None
+        if self._report is None and self._error is not None:
+            raise self._error
+
+    def status(self) -> LiveStatus:
+        """How it stands now."""
+        reader = self._current.reader if self._current is not None else None
+        return LiveStatus(
+            phase=self._phase,
+            ready=self._report is not None,
+            stale_since_ms=self._stale_since,
+            lag=reader.lag if reader is not None else 0,
+            positions={partition: position.offset for partition, position in sorted(self._applied.items())},
+            records=self._records,
+            rebuilds=self._rebuilds,
+            rebuild=self._report,
+            snapshots=self._snapshots_written,
+            snapshot_failures=self._snapshot_failures,
+            last_snapshot_ms=self._last_snapshot,
+            last_error=str(self._error) if self._error is not None else None,
+        )
+
+    async def snapshot(self) -> Manifest:
+        """Writes a snapshot now and collects old ones; raises ConfigurationError without an object store."""
+        if self._snapshots is None:
+            raise ConfigurationError("snapshots need an object store: give objects= (on the command line --objects)")
+        await self.ready()
+        async with self._snapshotting:
+            async with self._folding:
+                current = self._current
+                positions = dict(self._applied)
+                sections: dict[int, Iterator[bytes]] = {STATE_SECTION: self.state.snapshot()}
+                if current is not None and current.dedupe is not None:
+                    sections[DEDUPE_SECTION] = current.dedupe.snapshot()
+                self._since_records = self._since_bytes = 0
+            self._last_snapshot = self._clock.time_ms()
+            manifest = await self._snapshots.write(sections, self.state.schema, positions)
+            self._snapshots_written += 1
+            await self._snapshots.gc(keep=self._policy.keep)
+            return manifest
+
+    # The tasks behind it
+
+    async def _run(self) -> None:
+        pauses = iter(Backoff())
+        while True:
+            try:
+                if self._current is None:
+                    await self._rebuild()
+                pauses = iter(Backoff())
+                await self._follow()
+            except (OffsetTruncated, LogDiverged) as error:
+                logger.warning("topic %s: %s; rebuilding", self._topic, error)
+                self._note(error)
+                await self._drop_reader()
+            except DynlogError as error:
+                self._note(error)
+                if self._report is None and not isinstance(error, LogUnavailable | DeadlineExceeded):
+                    self._ready.set()  # whoever waits is told why
+            except Exception as error:  # a fold must not raise; if it does, its half-applied state is thrown away
+                logger.exception("topic %s: the projection failed; rebuilding", self._topic)
+                self._note(DynlogError(f"the projection of topic {self._topic!r} failed: {error!r}"))
+                self._ready.set()
+                await self._drop_reader()
+            await asyncio.sleep(next(pauses))
+
+    async def _rebuild(self) -> None:
+        if self._report is None:
+            self._phase = Phase.REBUILDING
+        rebuilt = await self._replayer.rebuild(self._progress)
+        async with self._folding:
+            self.state, self._current = rebuilt.state, rebuilt
+            self._applied = dict(rebuilt.reader.positions)
+        self._report = rebuilt.report
+        self._records += rebuilt.report.records
+        self._rebuilds += 1
+        self._fresh()
+        self._ready.set()
+
+    async def _follow(self) -> None:
+        assert self._current is not None
+        current, fold = self._current, CooperativeFold()
+
+        def applied(piece: Batch) -> None:
+            self._applied[piece.partition] = piece.next_position
+            self._records += len(piece)
+            self._since_records += len(piece)
+
+        while True:
+            batch = await current.reader.next(wait=5.0)
+            self._fresh()
+            if batch is None:
+                continue
+            async with self._folding:
+                await fold.apply(current.state, batch, applied)
+            self._since_bytes += sum(len(part) for body in batch.bodies for part in body)
+            if self._over_policy():
+                self._due.set()
+
+    def _over_policy(self) -> bool:
+        policy = self._policy
+        return (policy.every_records is not None and self._since_records >= policy.every_records) or (
+            policy.every_bytes is not None and self._since_bytes >= policy.every_bytes
+        )
+
+    async def _heartbeats(self) -> None:
+        """Keeps the log from being truncated under the follower; it moves with what was applied."""
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            if self._current is None:
+                continue
+            offsets = {partition: position.offset for partition, position in self._applied.items()}
+            try:
+                await self._log.hold(self._topic, Holder(self._replayer.holder, HolderKind.EPHEMERAL, offsets))
+            except DynlogError as error:  # the follower itself meets the same trouble and deals with it
+                logger.warning("topic %s: no heartbeat: %s", self._topic, error)
+
+    async def _write_snapshots(self) -> None:
+        """By records and bytes as they come, by time if anything came."""
+        await self._ready.wait()
+        while True:
+            try:
+                async with asyncio.timeout(self._policy.every_s):
+                    await self._due.wait()
+            except TimeoutError:
+                if not self._since_records:
+                    continue
+            self._due.clear()
+            try:
+                await self.snapshot()
+            except DynlogError as error:
+                self._snapshot_failures += 1
+                logger.warning("topic %s: no snapshot: %s", self._topic, error)
+
+    def _note(self, error: DynlogError) -> None:
+        self._error = error
+        if self._report is not None and self._stale_since is None:
+            self._stale_since = self._clock.time_ms()
+            self._phase = Phase.STALE
+            logger.warning("topic %s: stale: %s", self._topic, error)
+
+    def _fresh(self) -> None:
+        if self._phase is Phase.STALE:
+            logger.warning("topic %s: following again", self._topic)
+        self._phase, self._stale_since, self._error = Phase.FOLLOWING, None, None
+
+    async def _drop_reader(self) -> None:
+        current, self._current = self._current, None
+        if current is not None:
+            await current.reader.close()
+
+    async def _end(self) -> None:
+        await self._drop_reader()
+        self._phase = Phase.CLOSED
+        await release_quietly(self._log, self._topic, self._replayer.holder)
