@@ -2,7 +2,7 @@
 #
 #     . "$(dirname "$0")/lib.sh"
 #     build() { ...; }                  # $1 is an empty directory; puts the program there as $1/NAME
-#     provide NAME VERSION build        # prints where the program is
+#     provide NAME VERSION build "$@"   # prints where the program is; with --where it never builds, and fails if absent
 #
 # A server lies in $DYNLOG_CACHE/NAME-VERSION/; it is built once per version and that directory exists only complete.
 set -euo pipefail
@@ -16,9 +16,13 @@ need() { # need COMMAND WHY
     }
 }
 
-provide() { # provide NAME VERSION BUILD
+provide() { # provide NAME VERSION BUILD [--where]
     local name=$1 version=$2 build=$3
     local home=$DYNLOG_CACHE/$name-$version
+    if [ "${4:-}" = --where ] && [ ! -x "$home/$name" ]; then
+        echo "$(basename "$0"): $name $version is not in $home" >&2
+        exit 1
+    fi
     if [ ! -x "$home/$name" ]; then
         mkdir -p "$DYNLOG_CACHE"
         # Two clones may ask at the same moment: the second waits, then finds it there.  The kernel drops this lock

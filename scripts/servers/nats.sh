@@ -9,4 +9,4 @@ build() {
     GOBIN=$1 GOFLAGS=-trimpath go install "github.com/nats-io/nats-server/v2@v$VERSION"
 }
 
-provide nats-server "$VERSION" build
+provide nats-server "$VERSION" build "$@"
