@@ -1,0 +1,80 @@
+"""A log with faults on purpose: what it is told goes wrong, everything else is the log behind it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any, cast
+
+from dynlog import Batch, Log, Position, Record
+from dynlog.errors import LogUnavailable, OutcomeUnknown
+from dynlog.log import DEFAULT_READ_BYTES
+from dynlog.topics import Appended
+
+
+class Fault(Enum):
+    """What happens to the next append."""
+
+    NOT_STORED = "not stored, and it says so"
+    STORED_UNSAID = "stored, but the acknowledgement is lost"
+    LOST_UNSAID = "not stored, and nobody knows"
+    GHOST = "nobody knows; it arrives later, when told"
+
+
+class FaultyLog:
+    """Delegates to a real log; faults are consumed one per append, ``down`` refuses everything while it is set."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self.faults: deque[Fault] = deque()
+        self.down = False
+        self.appends: list[int] = []
+        self.ghosts: list[tuple[str, int, Sequence[Record]]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    @property
+    def log(self) -> Log:
+        """Itself, for those who want a `Log`."""
+        return cast(Log, self)
+
+    async def append(self, topic: str, partition: int, records: Sequence[Record], *, timeout: float = 30.0) -> Appended:
+        await self.gate.wait()
+        self._refuse()
+        self.appends.append(len(records))
+        fault = self.faults.popleft() if self.faults else None
+        if fault is Fault.NOT_STORED:
+            raise LogUnavailable("the server is away", topic=topic, partition=partition)
+        if fault is Fault.LOST_UNSAID:
+            raise OutcomeUnknown("the connection broke", topic=topic, partition=partition)
+        if fault is Fault.GHOST:
+            self.ghosts.append((topic, partition, records))
+            raise OutcomeUnknown("the connection broke", topic=topic, partition=partition)
+        done = await self._log.append(topic, partition, records, timeout=timeout)
+        if fault is Fault.STORED_UNSAID:
+            raise OutcomeUnknown("the connection broke", topic=topic, partition=partition)
+        return done
+
+    async def read(
+        self,
+        position: Position,
+        *,
+        max_records: int | None = None,
+        max_bytes: int = DEFAULT_READ_BYTES,
+        wait: float = 0.0,
+    ) -> Batch:
+        self._refuse()
+        return await self._log.read(position, max_records=max_records, max_bytes=max_bytes, wait=min(wait, 0.05))
+
+    async def register_producer(self, producer_id: str, *, timeout: float = 30.0) -> int:
+        self._refuse()
+        return await self._log.register_producer(producer_id, timeout=timeout)
+
+    def _refuse(self) -> None:
+        if self.down:
+            raise LogUnavailable("the server is away")
