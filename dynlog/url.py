@@ -25,10 +25,11 @@ class Url:
 
     def __str__(self) -> str:
         """The URL without its password, for messages and logs."""
-        if self.password is None:
-            return self._split.geturl()
-        host = self._split.netloc.rsplit("@", 1)[-1]
-        return self._split._replace(netloc=f"{self.user}:***@{host}").geturl()
+        split, place = self._split, self._split.netloc
+        if self.password is not None:
+            place = f"{self.user or ''}:***@{place.rsplit('@', 1)[-1]}"
+        # Not geturl(): it drops the slashes of schemes that it does not know (sqlite:///a becomes sqlite:/a).
+        return f"{split.scheme}://{place}{split.path}" + (f"?{split.query}" if split.query else "")
 
 
 def parse_url(text: str) -> Url:
