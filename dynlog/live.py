@@ -41,7 +41,7 @@ from dynlog.replay import (
     release_quietly,
 )
 from dynlog.snapshots import SnapshotPolicy, Snapshots
-from dynlog.timing import SYSTEM_CLOCK, Backoff, Clock
+from dynlog.timing import SYSTEM_CLOCK, Backoff, Clock, Deadline
 from dynlog.topics import Holder, HolderKind
 
 logger = logging.getLogger(__name__)
@@ -102,6 +102,7 @@ class LiveProjection(Generic[P]):
         self._snapshotting = asyncio.Lock()
         self._ready = asyncio.Event()
         self._due = asyncio.Event()
+        self._moved = asyncio.Event()  # another one after each move
         self._phase = Phase.REBUILDING
         self._stale_since: int | None = None
         self._error: DynlogError | None = None
@@ -160,6 +161,20 @@ class LiveProjection(Generic[P]):
             ) from None
         if self._report is None and self._error is not None:
             raise self._error
+
+    async def caught_up(self, timeout: float = 60.0) -> None:
+        """Returns once everything that the log holds *now* is in the state; raises DeadlineExceeded.
+
+        For whoever must read what was written before: append, then ``caught_up``, then ask.
+        """
+        deadline = Deadline(timeout)
+        ends = {state.partition: state.end for state in await self._log.partitions(self._topic, timeout=timeout)}
+        try:
+            async with asyncio.timeout(deadline.remaining):
+                while any(p not in self._applied or self._applied[p].offset < end for p, end in ends.items()):
+                    await self._moved.wait()
+        except TimeoutError:
+            raise DeadlineExceeded(f"topic {self._topic!r} was not followed to {ends} within {timeout} s") from None
 
     def status(self) -> LiveStatus:
         """How it stands now."""
@@ -230,6 +245,7 @@ class LiveProjection(Generic[P]):
         async with self._folding:
             self.state, self._current = rebuilt.state, rebuilt
             self._applied = dict(rebuilt.reader.positions)
+        self._wake()
         self._report = rebuilt.report
         self._records += rebuilt.report.records
         self._rebuilds += 1
@@ -242,6 +258,7 @@ class LiveProjection(Generic[P]):
 
         def applied(piece: Batch) -> None:
             self._applied[piece.partition] = piece.next_position
+            self._wake()
             self._records += len(piece)
             self._since_records += len(piece)
 
@@ -255,6 +272,10 @@ class LiveProjection(Generic[P]):
             self._since_bytes += sum(len(part) for body in batch.bodies for part in body)
             if self._over_policy():
                 self._due.set()
+
+    def _wake(self) -> None:
+        self._moved.set()
+        self._moved = asyncio.Event()
 
     def _over_policy(self) -> bool:
         policy = self._policy

@@ -67,6 +67,10 @@ class RouterState:
         """
         await self._live.ready(timeout)
 
+    async def caught_up(self, timeout: float = 60.0) -> None:
+        """Returns once every event that the log holds now is in the index; raises DeadlineExceeded."""
+        await self._live.caught_up(timeout)
+
     def status(self) -> LiveStatus:
         """Phase, lag, staleness, positions, how the state was rebuilt, and snapshots."""
         return self._live.status()
