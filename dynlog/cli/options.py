@@ -1,0 +1,94 @@
+"""Options that mean the same in every command, and the types of their values."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_UNITS_B = {"": 1, "B": 1} | {
+    f"{prefix}{suffix}": base**power
+    for power, prefix in enumerate("KMGT", 1)
+    for suffix, base in (("iB", 1024), ("B", 1000), ("", 1024))
+}
+_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
+
+
+class LogFormat(StrEnum):
+    """How diagnostics are written to stderr."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of ``500ms``, ``30s``, ``10m``, ``1h``, ``7d``, ``2w``."""
+    found = _QUANTITY.fullmatch(text.strip())
+    if not found or found[2] not in _UNITS_S:
+        raise typer.BadParameter(f"{text!r} is not a duration: write a number and ms, s, m, h, d or w, as in 90s or 7d")
+    return float(found[1]) * _UNITS_S[found[2]]
+
+
+def parse_size(text: str) -> int:
+    """Bytes of ``4096``, ``64KiB``, ``10GiB``, ``1GB``; K, M, G and T alone are powers of 1024."""
+    found = _QUANTITY.fullmatch(text.strip())
+    unit = found[2] if found else "?"
+    unit = unit[:1].upper() + unit[1:]
+    if not found or unit not in _UNITS_B:
+        raise typer.BadParameter(f"{text!r} is not a size: write a number of bytes, or one with KiB, MiB, GiB or TiB")
+    return int(float(found[1]) * _UNITS_B[unit])
+
+
+def parse_pairs(what: str, pairs: list[str]) -> dict[str, str]:
+    """``["k=v", ...]`` as a mapping."""
+    found: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise typer.BadParameter(f"{pair!r} is not a {what}: write name=value")
+        if name in found:
+            raise typer.BadParameter(f"{what} {name!r} stands twice")
+        found[name] = value
+    return found
+
+
+def _log_url(text: str) -> str:
+    if "://" not in text:
+        raise typer.BadParameter(f"{text!r} is a path, not a URL: write sqlite://{Path(text).absolute()}")
+    return text
+
+
+def _objects_url(text: str | None) -> str | None:
+    if text is not None and "://" not in text:
+        raise typer.BadParameter(f"{text!r} is a path, not a URL: write file://{Path(text).absolute()}")
+    return text
+
+
+LogUrl = Annotated[
+    str,
+    typer.Option(
+        "--log",
+        envvar="DYNLOG_LOG",
+        metavar="URL",
+        callback=_log_url,
+        help="The log, as in sqlite:///var/lib/fleet/events.db.",
+        show_default=False,
+    ),
+]
+ObjectsUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--objects",
+        envvar="DYNLOG_OBJECTS",
+        metavar="URL",
+        callback=_objects_url,
+        help="The object store for snapshots, as in file:///var/lib/fleet/objects.",
+        show_default=False,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Machine output: JSON on stdout, nothing else.")]
+Diagnostics = Annotated[LogFormat, typer.Option("--log-format", help="Form of the diagnostics on stderr.")]

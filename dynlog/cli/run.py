@@ -1,0 +1,64 @@
+"""How a command's coroutine runs: `run` for one that ends by itself, `serve` for one that goes on until it is stopped.
+
+Both end within `interrupt.GRACE_S` of SIGINT or SIGTERM.  A command that was stopped under `run` did not do what it was
+asked for and exits 130; one under `serve` acknowledges what it took, closes, and exits 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from dynlog.cli.interrupt import Interrupt
+
+T = TypeVar("T")
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Runs to the end and returns the result; a signal cancels it: KeyboardInterrupt then."""
+
+    async def body(stop: asyncio.Event) -> tuple[T] | None:
+        return await until_stopped(work, stop)
+
+    result = serve(body)
+    if result is None:
+        raise KeyboardInterrupt
+    return result[0]
+
+
+def serve(work: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) -> T:
+    """Runs ``work(stop)``; ``stop`` is set by the first signal, and the work is to come to its end then.
+
+    The work need not look at ``stop`` all the time: `until_stopped` cuts short whatever may be cut short.
+    """
+
+    async def body() -> T:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        interrupt = Interrupt.installed()
+        interrupt.listen(lambda: loop.call_soon_threadsafe(stop.set))
+        try:
+            return await work(stop)
+        finally:
+            interrupt.listen(lambda: None)
+
+    return asyncio.run(body())
+
+
+async def until_stopped(work: Coroutine[Any, Any, T], stop: asyncio.Event) -> tuple[T] | None:
+    """The result in a tuple, or None if ``stop`` was set first: the work was cancelled then and has ended."""
+    if stop.is_set():
+        work.close()
+        return None
+    task = asyncio.ensure_future(work)
+    waiting = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((task, waiting), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return (task.result(),)
+        return None
+    finally:
+        waiting.cancel()
+        task.cancel()
+        await asyncio.gather(task, waiting, return_exceptions=True)
