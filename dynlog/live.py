@@ -40,6 +40,7 @@ from dynlog.replay import (
     ReplayProgress,
     release_quietly,
 )
+from dynlog.snapshot_writer import Picture, SnapshotWriter
 from dynlog.snapshots import SnapshotPolicy, Snapshots
 from dynlog.timing import SYSTEM_CLOCK, Backoff, Clock, Deadline
 from dynlog.topics import Holder, HolderKind
@@ -89,27 +90,24 @@ class LiveProjection(Generic[P]):
         clock: Clock,
         progress: ReplayProgress | None,
     ) -> None:
-        self._log, self._topic, self._clock, self._policy = log, topic, clock, policy
-        self._snapshots = Snapshots(log, topic, objects, name, clock=clock) if objects is not None else None
+        self._log, self._topic, self._clock = log, topic, clock
+        snapshots = Snapshots(log, topic, objects, name, clock=clock) if objects is not None else None
+        self._writer = SnapshotWriter(snapshots, policy, self._picture, clock) if snapshots is not None else None
         self._replayer = Replayer(
-            log, topic, make, snapshots=self._snapshots, holder=f"follower:{name}:{uuid.uuid4().hex[:12]}"
+            log, topic, make, snapshots=snapshots, holder=f"follower:{name}:{uuid.uuid4().hex[:12]}"
         )
         self._progress = progress
         self.state: P = make()
         self._current: Rebuilt[P] | None = None
         self._applied: dict[int, Position] = {}
         self._folding = asyncio.Lock()  # held while a batch is half applied
-        self._snapshotting = asyncio.Lock()
         self._ready = asyncio.Event()
-        self._due = asyncio.Event()
         self._moved = asyncio.Event()  # another one after each move
         self._phase = Phase.REBUILDING
         self._stale_since: int | None = None
         self._error: DynlogError | None = None
         self._report: RebuildReport | None = None
-        self._records = self._rebuilds = self._snapshots_written = self._snapshot_failures = 0
-        self._since_records = self._since_bytes = 0
-        self._last_snapshot: int | None = None
+        self._records = self._rebuilds = 0
 
     @classmethod
     @asynccontextmanager
@@ -135,8 +133,8 @@ class LiveProjection(Generic[P]):
             policy.check(info.retention)
         live = cls(log, topic, make, name, objects=objects, policy=policy, clock=clock, progress=progress)
         tasks = [asyncio.create_task(live._run()), asyncio.create_task(live._heartbeats())]
-        if live._snapshots is not None:
-            tasks.append(asyncio.create_task(live._write_snapshots()))
+        if live._writer is not None:
+            tasks.append(asyncio.create_task(live._write_snapshots(live._writer)))
         try:
             yield live
         finally:
@@ -188,30 +186,30 @@ class LiveProjection(Generic[P]):
             records=self._records,
             rebuilds=self._rebuilds,
             rebuild=self._report,
-            snapshots=self._snapshots_written,
-            snapshot_failures=self._snapshot_failures,
-            last_snapshot_ms=self._last_snapshot,
+            snapshots=self._writer.written if self._writer is not None else 0,
+            snapshot_failures=self._writer.failures if self._writer is not None else 0,
+            last_snapshot_ms=self._last_snapshot_ms(),
             last_error=str(self._error) if self._error is not None else None,
         )
 
     async def snapshot(self) -> Manifest:
         """Writes a snapshot now and collects old ones; raises ConfigurationError without an object store."""
-        if self._snapshots is None:
+        if self._writer is None:
             raise ConfigurationError("snapshots need an object store: give objects= (on the command line --objects)")
         await self.ready()
-        async with self._snapshotting:
-            async with self._folding:
-                current = self._current
-                positions = dict(self._applied)
-                sections: dict[int, Iterator[bytes]] = {STATE_SECTION: self.state.snapshot()}
-                if current is not None and current.dedupe is not None:
-                    sections[DEDUPE_SECTION] = current.dedupe.snapshot()
-                self._since_records = self._since_bytes = 0
-            self._last_snapshot = self._clock.time_ms()
-            manifest = await self._snapshots.write(sections, self.state.schema, positions)
-            self._snapshots_written += 1
-            await self._snapshots.gc(keep=self._policy.keep)
-            return manifest
+        return await self._writer.write()
+
+    async def _picture(self) -> Picture:
+        async with self._folding:
+            sections: dict[int, Iterator[bytes]] = {STATE_SECTION: self.state.snapshot()}
+            if self._current is not None and self._current.dedupe is not None:
+                sections[DEDUPE_SECTION] = self._current.dedupe.snapshot()
+            return Picture(sections, self.state.schema, dict(self._applied))
+
+    def _last_snapshot_ms(self) -> int | None:
+        if self._writer is not None and self._writer.last_ms is not None:
+            return self._writer.last_ms
+        return self._report.snapshot_ms if self._report is not None else None
 
     # The tasks behind it
 
@@ -260,7 +258,6 @@ class LiveProjection(Generic[P]):
             self._applied[piece.partition] = piece.next_position
             self._wake()
             self._records += len(piece)
-            self._since_records += len(piece)
 
         while True:
             batch = await current.reader.next(wait=5.0)
@@ -269,19 +266,12 @@ class LiveProjection(Generic[P]):
                 continue
             async with self._folding:
                 await fold.apply(current.state, batch, applied)
-            self._since_bytes += sum(len(part) for body in batch.bodies for part in body)
-            if self._over_policy():
-                self._due.set()
+            if self._writer is not None:
+                self._writer.note(len(batch), sum(len(part) for body in batch.bodies for part in body))
 
     def _wake(self) -> None:
         self._moved.set()
         self._moved = asyncio.Event()
-
-    def _over_policy(self) -> bool:
-        policy = self._policy
-        return (policy.every_records is not None and self._since_records >= policy.every_records) or (
-            policy.every_bytes is not None and self._since_bytes >= policy.every_bytes
-        )
 
     async def _heartbeats(self) -> None:
         """Keeps the log from being truncated under the follower; it moves with what was applied."""
@@ -295,22 +285,10 @@ class LiveProjection(Generic[P]):
             except DynlogError as error:  # the follower itself meets the same trouble and deals with it
                 logger.warning("topic %s: no heartbeat: %s", self._topic, error)
 
-    async def _write_snapshots(self) -> None:
-        """By records and bytes as they come, by time if anything came."""
-        await self._ready.wait()
-        while True:
-            try:
-                async with asyncio.timeout(self._policy.every_s):
-                    await self._due.wait()
-            except TimeoutError:
-                if not self._since_records:
-                    continue
-            self._due.clear()
-            try:
-                await self.snapshot()
-            except DynlogError as error:
-                self._snapshot_failures += 1
-                logger.warning("topic %s: no snapshot: %s", self._topic, error)
+    async def _write_snapshots(self, writer: SnapshotWriter) -> None:
+        while self._report is None:
+            await self._moved.wait()
+        await writer.run()
 
     def _note(self, error: DynlogError) -> None:
         self._error = error

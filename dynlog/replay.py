@@ -43,9 +43,10 @@ ReplayProgress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class RebuildReport:
-    """How the state came to be; ``started_from`` is ``offset 0`` or the snapshot's id."""
+    """How the state came to be; ``started_from`` is ``offset 0`` or ``snapshot <id>``, taken at ``snapshot_ms``."""
 
     started_from: str
+    snapshot_ms: int | None
     records: int
     seconds: float
     snapshots_rejected: tuple[str, ...]
@@ -121,7 +122,7 @@ class Replayer(Generic[P]):
         topic = await self._log.topic(self._topic)
         ends = {state.partition: state.end for state in await self._log.partitions(self._topic)}
         rejected: list[str] = []
-        state, dedupe, offsets, started_from = await self._start(topic, rejected)
+        state, dedupe, offsets, manifest = await self._start(topic, rejected)
         positions = {p: Position(topic.name, topic.incarnation, p, offsets[p]) for p in range(topic.partitions)}
         reader = Reader(self._log, positions, dedupe=dedupe, max_bytes=READ_BYTES)
         try:
@@ -129,7 +130,13 @@ class Replayer(Generic[P]):
         except BaseException:
             await reader.close()
             raise
-        report = RebuildReport(started_from, records, time.monotonic() - begun, tuple(rejected))
+        report = RebuildReport(
+            started_from="offset 0" if manifest is None else f"snapshot {manifest.id}",
+            snapshot_ms=None if manifest is None else manifest.created_ms,
+            records=records,
+            seconds=time.monotonic() - begun,
+            snapshots_rejected=tuple(rejected),
+        )
         return Rebuilt(state, reader, dedupe, report)
 
     async def _start(self, topic: Topic, rejected: list[str]) -> tuple[P, DedupeTable | None, Mapping[int, int], str]:
@@ -144,7 +151,7 @@ class Replayer(Generic[P]):
             except (OffsetTruncated, SnapshotCorrupt) as error:
                 rejected.append(f"snapshot {manifest.id}: {error}")
                 continue
-            return state, dedupe, offsets, f"snapshot {manifest.id}"
+            return state, dedupe, offsets, manifest
         offsets = dict.fromkeys(range(topic.partitions), 0)
         try:
             await self._hold(offsets)
@@ -155,7 +162,7 @@ class Replayer(Generic[P]):
                 f"topic {topic.name!r}: {', '.join(starts)}, what was before is gone, and no snapshot covers it "
                 f"({why}); restore a snapshot's body, or start a new topic and have the workers report anew"
             ) from None
-        return self._make(), self._new_dedupe(), offsets, "offset 0"
+        return self._make(), self._new_dedupe(), offsets, None
 
     def _new_dedupe(self) -> DedupeTable | None:
         return None if self._log.capabilities.checks_marks else DedupeTable()
