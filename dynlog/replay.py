@@ -139,7 +139,9 @@ class Replayer(Generic[P]):
         )
         return Rebuilt(state, reader, dedupe, report)
 
-    async def _start(self, topic: Topic, rejected: list[str]) -> tuple[P, DedupeTable | None, Mapping[int, int], str]:
+    async def _start(
+        self, topic: Topic, rejected: list[str]
+    ) -> tuple[P, DedupeTable | None, Mapping[int, int], Manifest | None]:
         """The state to begin with: a snapshot's, newest first, or an empty one."""
         candidates = await self._snapshots.candidates(topic.incarnation) if self._snapshots is not None else []
         for candidate in candidates:
