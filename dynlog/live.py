@@ -23,6 +23,7 @@ from dynlog.errors import (
     DynlogError,
     LogDiverged,
     LogUnavailable,
+    ObjectStoreUnavailable,
     OffsetTruncated,
 )
 from dynlog.log import Log
@@ -46,6 +47,8 @@ from dynlog.timing import SYSTEM_CLOCK, Backoff, Clock, Deadline
 from dynlog.topics import Holder, HolderKind
 
 logger = logging.getLogger(__name__)
+PASSING = (LogUnavailable, DeadlineExceeded, ObjectStoreUnavailable)
+"""Errors that may pass by themselves."""
 
 
 class Phase(Enum):
@@ -227,7 +230,7 @@ class LiveProjection(Generic[P]):
                 await self._drop_reader()
             except DynlogError as error:
                 self._note(error)
-                if self._report is None and not isinstance(error, LogUnavailable | DeadlineExceeded):
+                if self._report is None and not isinstance(error, PASSING):
                     self._ready.set()  # whoever waits is told why
             except Exception as error:  # a fold must not raise; if it does, its half-applied state is thrown away
                 logger.exception("topic %s: the projection failed; rebuilding", self._topic)

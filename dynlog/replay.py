@@ -16,7 +16,15 @@ from typing import Generic, TypeVar
 
 from dynlog.batch import Batch, Position
 from dynlog.dedupe import DedupeTable
-from dynlog.errors import DynlogError, LogUnavailable, OffsetTruncated, SnapshotCorrupt, StateUnrecoverable
+from dynlog.errors import (
+    DynlogError,
+    LogDiverged,
+    LogUnavailable,
+    ObjectStoreUnavailable,
+    OffsetTruncated,
+    SnapshotCorrupt,
+    StateUnrecoverable,
+)
 from dynlog.log import Log
 from dynlog.manifests import Manifest
 from dynlog.projection import Projection
@@ -144,13 +152,18 @@ class Replayer(Generic[P]):
     ) -> tuple[P, DedupeTable | None, Mapping[int, int], Manifest | None]:
         """The state to begin with: a snapshot's, newest first, or an empty one."""
         candidates = await self._snapshots.candidates(topic.incarnation) if self._snapshots is not None else []
+        unavailable: ObjectStoreUnavailable | None = None
         for candidate in candidates:
             manifest = candidate.manifest
             offsets = {p: manifest.positions.get(p, 0) for p in range(topic.partitions)}
             try:
                 await self._hold(offsets)
                 state, dedupe = await self._restore(manifest)
-            except (OffsetTruncated, SnapshotCorrupt) as error:
+            except (OffsetTruncated, LogDiverged, SnapshotCorrupt) as error:
+                rejected.append(f"snapshot {manifest.id}: {error}")
+                continue
+            except ObjectStoreUnavailable as error:
+                unavailable = error
                 rejected.append(f"snapshot {manifest.id}: {error}")
                 continue
             return state, dedupe, offsets, manifest
@@ -158,6 +171,8 @@ class Replayer(Generic[P]):
         try:
             await self._hold(offsets)
         except OffsetTruncated:
+            if unavailable is not None:  # what it has may be all that is needed
+                raise unavailable from None
             starts = [f"partition {s.partition} begins at {s.earliest}" for s in await self._log.partitions(topic.name)]
             why = "; ".join(rejected) or "there is no snapshot of this topic"
             raise StateUnrecoverable(

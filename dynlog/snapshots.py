@@ -17,7 +17,15 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 
 from dynlog.batch import Position
-from dynlog.errors import ConfigurationError, DynlogError, ObjectError, OffsetTruncated, SnapshotCorrupt, TopicNotFound
+from dynlog.errors import (
+    ConfigurationError,
+    DynlogError,
+    ObjectCorrupt,
+    ObjectNotFound,
+    OffsetTruncated,
+    SnapshotCorrupt,
+    TopicNotFound,
+)
 from dynlog.log import Log
 from dynlog.manifests import SUFFIX, Manifest, ManifestFold, ManifestState
 from dynlog.objects import ObjectStore
@@ -186,7 +194,7 @@ class Snapshots:
                 digest.update(piece)
                 size += len(piece)
                 yield piece
-        except ObjectError as error:
+        except (ObjectNotFound, ObjectCorrupt) as error:
             raise SnapshotCorrupt(f"snapshot {manifest.id}: {error}") from error
         if size != manifest.size or digest.hexdigest() != manifest.sha256:
             raise SnapshotCorrupt(
