@@ -20,7 +20,8 @@ from dynlog.log import DEFAULT_READ_BYTES, DEFAULT_TIMEOUT_S, Log
 from dynlog.record import Record
 from dynlog.storage.ledger import beyond_end, other_incarnation, truncated
 from dynlog.storage.memory.partition import Partition, Stored, Waiter, build_batch
-from dynlog.storage.memory.state import MemoryState, Settings, Shared
+from dynlog.storage.memory.shared import Shared
+from dynlog.storage.memory.state import MemoryState, Settings, check_settings
 from dynlog.storage.memory.topic import TopicData, by_name
 from dynlog.timing import Clock
 from dynlog.topics import (
@@ -43,7 +44,7 @@ from dynlog.url import Url, positive, read_options
 
 DEFAULT_MAX_BYTES = 1 << 30
 
-_SHARED = Shared()
+_SHARED: Shared[MemoryState] = Shared()
 
 
 async def open_url(url: Url, clock: Clock) -> Log:
@@ -52,9 +53,13 @@ async def open_url(url: Url, clock: Clock) -> Log:
         raise ConfigurationError(f"{url}: memory:// takes at most a name, as in memory://name")
     asked = read_options(url, {"checks_marks": _truth, "max_batch_bytes": positive, "max_bytes": positive})
     defaults = {"checks_marks": True, "max_batch_bytes": MAX_BATCH_BYTES, "max_bytes": DEFAULT_MAX_BYTES}
+    settings = Settings(**{**defaults, **asked})
     # A log without a name is one that nobody else can name.
     name = url.host or f"/{uuid.uuid4().hex}"
-    return MemoryLog(str(url), name, _SHARED.enter(name, asked, Settings(**{**defaults, **asked})), clock)
+    state = _SHARED.enter(
+        name, lambda: MemoryState(settings), lambda found: check_settings(name, found.settings, asked)
+    )
+    return MemoryLog(str(url), name, state, clock)
 
 
 def _truth(text: str) -> bool:

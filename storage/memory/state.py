@@ -1,4 +1,4 @@
-"""The memory log's whole state behind one lock, and the names under which a process shares such states."""
+"""The memory log's whole state behind one lock."""
 
 from __future__ import annotations
 
@@ -25,6 +25,16 @@ class Settings:
     checks_marks: bool
     max_batch_bytes: int
     max_bytes: int
+
+
+def check_settings(name: str, found: Settings, asked: Mapping[str, Any]) -> None:
+    """Raises ConfigurationError if what was asked for differs from how others have the log open."""
+    for option, value in asked.items():
+        if (present := getattr(found, option)) != value:
+            raise ConfigurationError(
+                f"memory://{name} is open with {option}={present}, not {value}: leave the option out, or take "
+                "another name"
+            )
 
 
 class MemoryState:
@@ -130,32 +140,3 @@ class MemoryState:
 
     def _partitions(self) -> Iterable[Partition]:
         return (partition for topic in self.topics.values() for partition in topic.partitions)
-
-
-class Shared:
-    """Named states of this process: a name lives while somebody has it open."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._open: dict[str, tuple[MemoryState, int]] = {}
-
-    def enter(self, name: str, asked: Mapping[str, Any], defaults: Settings) -> MemoryState:
-        """The state of that name, made with ``defaults`` if it is new; raises ConfigurationError if what was ``asked``
-        for differs from how others have it open."""
-        with self._lock:
-            state, handles = self._open.get(name) or (MemoryState(defaults), 0)
-            for option, value in asked.items():
-                if (found := getattr(state.settings, option)) != value:
-                    raise ConfigurationError(
-                        f"memory://{name} is open with {option}={found}, not {value}: leave the option out, or take "
-                        "another name"
-                    )
-            self._open[name] = state, handles + 1
-            return state
-
-    def leave(self, name: str) -> None:
-        """Gives the name up; the last one to leave drops the state."""
-        with self._lock:
-            state, handles = self._open.pop(name)
-            if handles > 1:
-                self._open[name] = state, handles - 1
