@@ -1,0 +1,1 @@
+"""Tests read as a specification: given, when, then; every name is a claim."""
