@@ -14,6 +14,9 @@ from dynlog.log import DEFAULT_READ_BYTES
 from dynlog.topics import Appended
 
 
+NEEDS_THE_LOG = {"topic", "topics", "partitions", "hold", "holders", "release", "commit", "committed", "position"}
+
+
 class Fault(Enum):
     """What happens to the next append."""
 
@@ -36,7 +39,10 @@ class FaultyLog:
         self.gate.set()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._log, name)
+        return self._refused if self.down and name in NEEDS_THE_LOG else getattr(self._log, name)
+
+    async def _refused(self, *_: object, **__: object) -> None:
+        self._refuse()
 
     @property
     def log(self) -> Log:
