@@ -12,12 +12,20 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
+
+
+class Server(NamedTuple):
+    """A server that is ready; ``pid`` is for tests that kill it."""
+
+    url: str
+    pid: int
 
 
 def program(server: str) -> Path:
@@ -30,8 +38,8 @@ def program(server: str) -> Path:
 
 
 @asynccontextmanager
-async def nats_server(store: Path) -> AsyncIterator[str]:
-    """A nats-server with JetStream over the store directory; yields its URL, stops it at the end of the block."""
+async def nats_server(store: Path) -> AsyncIterator[Server]:
+    """A nats-server with JetStream over the store directory; stops it at the end of the block."""
     executable = program("nats")
     # Port -1 lets the server choose and say which in its log: no port is guessed that another could take meanwhile.
     process = await asyncio.create_subprocess_exec(
@@ -51,7 +59,7 @@ async def nats_server(store: Path) -> AsyncIterator[str]:
             pytest.fail("nats-server did not start:\n" + "".join(log), pytrace=False)
         # A full pipe would stop the server in the middle of a log line.
         draining = asyncio.create_task(_drain(process.stderr, log))
-        yield f"nats://127.0.0.1:{port}"
+        yield Server(f"nats://127.0.0.1:{port}", process.pid)
     finally:
         await _stop(process)
         if draining is not None:

@@ -104,8 +104,8 @@ async def _keep_for_ever(store: Path, scratch: Path) -> None:
 
 @asynccontextmanager
 async def _jetstream(store: Path) -> AsyncIterator[JetStreamContext]:
-    async with nats_server(store) as url:
-        client = await nats.connect(url, connect_timeout=10, allow_reconnect=False)
+    async with nats_server(store) as server:
+        client = await nats.connect(server.url, connect_timeout=10, allow_reconnect=False)
         try:
             yield client.jetstream(timeout=10)
         finally:
