@@ -19,11 +19,14 @@ from dynlog.timing import ManualClock
 from tests.planes.tally import Tally
 
 
+DEFAULT_LOG = "memory://"
+
+
 @asynccontextmanager
-async def places(tmp_path: Path, log_url: str = "memory://") -> AsyncIterator[tuple[Log, ObjectStore, ManualClock]]:
+async def places(tmp_path: Path, log_url: str | None = None) -> AsyncIterator[tuple[Log, ObjectStore, ManualClock]]:
     clock = ManualClock()
     async with (
-        dynlog.open_log(log_url, clock=clock) as log,
+        dynlog.open_log(log_url or DEFAULT_LOG, clock=clock) as log,
         dynlog.open_objects(f"file://{tmp_path}/objects", clock=clock) as objects,
     ):
         await log.create_topic("t", partitions=2)
