@@ -7,20 +7,13 @@ from collections import defaultdict
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from dynlog.kvevents import Kind, unpack_hashes
 from dynlog.migrations.radix_snapshot import decode_radix_snapshot
-from tests.migrations.dynamo_sample import Held, Sample, dynamos_own_dump, held_blocks, read_sample
+from tests.migrations.dynamo_sample import Held, Sample, dynamos_own_dump, held_blocks
 
 BLOCKS = 10_519
 WORKERS = 3
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
-    """The store, read once by a real server."""
-    return await read_sample(tmp_path_factory.mktemp("dynamo"))
 
 
 class BruteForce:
