@@ -18,7 +18,6 @@ from dynlog.replay import DEDUPE_SECTION, STATE_SECTION, Rebuilt
 from dynlog.timing import ManualClock
 from tests.planes.tally import Tally
 
-
 DEFAULT_LOG = "memory://"
 
 
