@@ -8,7 +8,7 @@ from pathlib import Path
 from dynlog.log import Log
 from dynlog.open import open_log
 from dynlog.topics import Damage
-from tests.conformance.backend import TOPIC, LogBackend, bodies, fill, marked, numbered, record
+from tests.conformance.backend import TOPIC, LogBackend, after_turns, bodies, fill, marked, numbered, record
 
 
 async def damages(log: Log, topic: str | None = None) -> list[Damage]:
@@ -41,6 +41,7 @@ class CareSuite(LogBackend):
             writing = group.create_task(write())
             while not writing.done():
                 assert await damages(log) == []
+                await after_turns(1)
 
     async def test_quarantine_of_a_sound_log_sets_nothing_aside(self, log: Log) -> None:
         await fill(log, 5)

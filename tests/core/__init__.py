@@ -1,0 +1,1 @@
+"""What needs neither an engine nor a file."""
