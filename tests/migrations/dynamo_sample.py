@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import nats
+import pytest
 from nats.js import JetStreamContext
 from nats.js.api import RetentionPolicy, StorageType, StreamConfig
 
@@ -59,7 +60,7 @@ def held_blocks(router_events: Iterable[dict[str, Any]]) -> set[Held]:
 
 def dynamos_own_dump() -> list[dict[str, Any]]:
     """What a Dynamo router that started on the store dumped."""
-    dump: list[dict[str, Any]] = json.loads(gzip.decompress((SAMPLE / "router-dump.json.gz").read_bytes()))
+    dump: list[dict[str, Any]] = json.loads(gzip.decompress(_sample_file("router-dump.json.gz").read_bytes()))
     return dump
 
 
@@ -67,7 +68,7 @@ async def read_sample(folder: Path) -> Sample:
     """Unpacks the store below ``folder``, serves it, and reads the snapshot and the stream's tail."""
     store, fresh = folder / "sample", folder / "fresh"
     fresh.mkdir()
-    with tarfile.open(SAMPLE / "jetstream-store.tar.gz") as archive:
+    with tarfile.open(_sample_file("jetstream-store.tar.gz")) as archive:
         archive.extractall(store, filter="data")
     await _keep_for_ever(store, fresh)
     async with _jetstream(store) as js:
@@ -81,6 +82,13 @@ async def read_sample(folder: Path) -> Sample:
             assert message.data is not None
             tail.append((sequence, message.data))
     return Sample(snapshot, tail)
+
+
+def _sample_file(name: str) -> Path:
+    file = SAMPLE / name
+    if not file.is_file():
+        pytest.fail(f"no {file}: shared/ lies beside the repository, or DYNLOG_SHARED names it", pytrace=False)
+    return file
 
 
 async def _keep_for_ever(store: Path, scratch: Path) -> None:
