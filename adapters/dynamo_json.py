@@ -12,17 +12,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn
 
+from dynlog.adapters.event_checks import U32_MAX, brief, check_chain, column, keys, named, whole
 from dynlog.errors import MalformedEvent
-from dynlog.kvevents import U64_MAX, Domain, Kind, KvEvent, Tier, pack_hashes, unpack_hashes
+from dynlog.kvevents import U64_MAX, Domain, Kind, KvEvent, Tier, unpack_hashes
 
 MAX_LINE_BYTES = 4 << 20
-MAX_BLOCKS = 1 << 15
-"""Blocks in one event; Dynamo sends at most 8,192, and a record has to fit one append."""
-U32_MAX = 2**32 - 1
-
 TIERS: Final[Mapping[str, Tier]] = {tier.name.lower(): tier for tier in Tier}
 DOMAINS: Final[Mapping[str, Domain]] = {domain.name.lower(): domain for domain in Domain}
 _BARE = {"worker_id", "event"}
@@ -34,15 +30,13 @@ _STORED = _STORED_BARE | {"start_position"}
 _BLOCK_BARE = {"block_hash", "tokens_hash"}
 _BLOCK = _BLOCK_BARE | {"mm_extra_info"}
 _REMOVED = {"block_hashes"}
-_INT = {int}
 _TWO = {2}
-Named = TypeVar("Named", Tier, Domain)
 
 
 def decode_line(line: bytes) -> KvEvent:
     """The event of one line; raises MalformedEvent naming the field that does not fit."""
     if len(line) > MAX_LINE_BYTES:
-        raise MalformedEvent(f"a line of {len(line)} bytes; at most {MAX_LINE_BYTES} are read")
+        raise MalformedEvent(f"a line of more than {MAX_LINE_BYTES} bytes")
     try:
         value = _DECODER.decode(line.decode())
     except MalformedEvent:
@@ -61,16 +55,16 @@ def encode_line(event: KvEvent) -> bytes:
 
 def kv_event(value: Any) -> KvEvent:
     """The event of a decoded RouterEvent; raises MalformedEvent naming the field that does not fit."""
-    _keys(value, "the event", _BARE, _ROUTER)
-    worker_id = _whole(value["worker_id"], "worker_id", U64_MAX)
-    tier = _named(value["storage_tier"], "storage_tier", TIERS) if "storage_tier" in value else Tier.DEVICE
+    keys(value, "the event", _BARE, _ROUTER)
+    worker_id = whole(value["worker_id"], "worker_id", U64_MAX)
+    tier = named(value["storage_tier"], "storage_tier", TIERS) if "storage_tier" in value else Tier.DEVICE
     domain = (
-        _named(value["residency_domain"], "residency_domain", DOMAINS) if "residency_domain" in value else Domain.WORKER
+        named(value["residency_domain"], "residency_domain", DOMAINS) if "residency_domain" in value else Domain.WORKER
     )
     event = value["event"]
-    _keys(event, "event", _EVENT_BARE, _EVENT)
-    event_id = _whole(event["event_id"], "event.event_id", U64_MAX)
-    dp_rank = _whole(event.get("dp_rank", 0), "event.dp_rank", U32_MAX)
+    keys(event, "event", _EVENT_BARE, _EVENT)
+    event_id = whole(event["event_id"], "event.event_id", U64_MAX)
+    dp_rank = whole(event.get("dp_rank", 0), "event.dp_rank", U32_MAX)
     data = event["data"]
     if type(data) is dict and len(data) == 1:
         if "stored" in data:
@@ -80,14 +74,14 @@ def kv_event(value: Any) -> KvEvent:
             )  # fmt: skip
         if "removed" in data:
             removed = data["removed"]
-            _keys(removed, "removed", _REMOVED, _REMOVED)
+            keys(removed, "removed", _REMOVED, _REMOVED)
             hashes = column(removed["block_hashes"], "removed.block_hashes")
             return KvEvent(worker_id, Kind.REMOVED, hashes, b"", None, dp_rank, event_id, tier, domain)
     elif data == "cleared":
         return KvEvent(worker_id, Kind.CLEARED, b"", b"", None, dp_rank, event_id, tier, domain)
     elif data == "worker_removed":
         return KvEvent(worker_id, Kind.WORKER_REMOVED, b"", b"", None, dp_rank, event_id, tier, domain)
-    raise MalformedEvent(f"event.data: stored, removed or cleared is needed, not {_brief(data)}")
+    raise MalformedEvent(f"event.data: stored, removed or cleared is needed, not {brief(data)}")
 
 
 def router_event(event: KvEvent) -> dict[str, Any]:
@@ -118,41 +112,15 @@ def router_event(event: KvEvent) -> dict[str, Any]:
     }
 
 
-def column(hashes: Any, field: str) -> bytes:
-    """Checks a list of u64 hashes and packs it; raises MalformedEvent naming the field."""
-    if type(hashes) is not list:
-        raise MalformedEvent(f"{field}: a list is needed, not {_brief(hashes)}")
-    if len(hashes) > MAX_BLOCKS:
-        raise MalformedEvent(f"{field}: {len(hashes)} hashes in one event; at most {MAX_BLOCKS} are taken")
-    # bool is an int to array(), so the types are looked at first; both passes run in C.
-    if set(map(type, hashes)) <= _INT:
-        with suppress(MalformedEvent):
-            return pack_hashes(hashes)
-    for index, value in enumerate(hashes):
-        _whole(value, f"{field}[{index}]", U64_MAX)
-    raise AssertionError("one of them does not fit")
-
-
-def check_chain(blocks: list[int], parent: int | None, field: str) -> None:
-    """Refuses a chain in which a block is its own ancestor; raises MalformedEvent naming the block."""
-    distinct = set(blocks)
-    if parent in distinct:
-        raise MalformedEvent(f"{field}: block {parent} is its own parent")
-    if len(distinct) != len(blocks):
-        seen: set[int] = set()
-        twice = next(block for block in blocks if block in seen or seen.add(block))  # type: ignore[func-returns-value]
-        raise MalformedEvent(f"{field}: block {twice} stands twice in one chain, so it is its own ancestor")
-
-
 def _stored(stored: Any) -> tuple[bytes, bytes, int | None, int | None]:
-    _keys(stored, "stored", _STORED_BARE, _STORED)
+    keys(stored, "stored", _STORED_BARE, _STORED)
     parent, start, blocks = stored["parent_hash"], stored.get("start_position"), stored["blocks"]
     if parent is not None:
-        _whole(parent, "stored.parent_hash", U64_MAX)
+        whole(parent, "stored.parent_hash", U64_MAX)
     if start is not None:
-        _whole(start, "stored.start_position", U32_MAX)
+        whole(start, "stored.start_position", U32_MAX)
     if type(blocks) is not list:
-        raise MalformedEvent(f"stored.blocks: a list is needed, not {_brief(blocks)}")
+        raise MalformedEvent(f"stored.blocks: a list is needed, not {brief(blocks)}")
     try:
         # Two keys that are there in a map of two are the right keys: no block is looked at in Python.
         hashes = [block["block_hash"] for block in blocks]
@@ -171,51 +139,10 @@ def _stored(stored: Any) -> tuple[bytes, bytes, int | None, int | None]:
 def _check_blocks(blocks: list[Any]) -> None:
     for index, block in enumerate(blocks):
         field = f"stored.blocks[{index}]"
-        _keys(block, field, _BLOCK_BARE, _BLOCK)
+        keys(block, field, _BLOCK_BARE, _BLOCK)
         extra = block.get("mm_extra_info")
         if extra is not None and type(extra) is not dict:
-            raise MalformedEvent(f"{field}.mm_extra_info: an object or null is needed, not {_brief(extra)}")
-
-
-def _keys(value: Any, field: str, needed: set[str], known: set[str]) -> None:
-    if type(value) is not dict:
-        raise MalformedEvent(f"{field}: an object is needed, not {_brief(value)}")
-    keys = value.keys()
-    if keys in (known, needed):
-        return
-    if not needed <= keys:
-        raise MalformedEvent(f"{field}: {', '.join(sorted(needed - keys))} is missing")
-    if not keys <= known:
-        strange = sorted(map(_brief, keys - known))
-        raise MalformedEvent(f"{field}: {', '.join(strange[:5])} is in no profile from 0.7.1 to 1.6.1")
-
-
-def _whole(value: Any, field: str, most: int) -> int:
-    if type(value) is int and 0 <= value <= most:
-        return value
-    if type(value) is not int:
-        raise MalformedEvent(f"{field}: a whole number is needed, not {_brief(value)}")
-    if value < 0:
-        raise MalformedEvent(
-            f"{field}: {_brief(value)} is negative; an engine's i64 has to be sent as the u64 of its bits"
-        )
-    raise MalformedEvent(f"{field}: {_brief(value)} is over {most}")
-
-
-def _named(value: Any, field: str, names: Mapping[str, Named]) -> Named:
-    found = names.get(value) if type(value) is str else None
-    if found is None:
-        raise MalformedEvent(f"{field}: one of {', '.join(names)} is needed, not {_brief(value)}")
-    return found
-
-
-def _brief(value: Any) -> str:
-    """A value for a message: short, whatever it is, and without walking through a huge one."""
-    if isinstance(value, dict | list | tuple):
-        return f"a {type(value).__name__} of {len(value)}"
-    if isinstance(value, int) and value.bit_length() > 128:
-        return f"a number of {value.bit_length()} bits"
-    return repr(value[:40] if isinstance(value, str | bytes) else value)
+            raise MalformedEvent(f"{field}.mm_extra_info: an object or null is needed, not {brief(extra)}")
 
 
 def _constant(name: str) -> NoReturn:
