@@ -4,19 +4,23 @@
 rebuild state; `dynlog.router.RouterState` is a KV router that comes back from its log.
 """
 
-from dynlog.batch import Batch, Position, StoredRecord
-from dynlog.errors import DynlogError
-from dynlog.live import LiveProjection
-from dynlog.log import Log
-from dynlog.objects import ObjectStore
-from dynlog.open import open_log, open_objects
-from dynlog.producer import Producer, Ticket
-from dynlog.projection import Projection
-from dynlog.reader import Reader
-from dynlog.record import Control, Mark, Record
-from dynlog.replay import Replayer
-from dynlog.snapshots import SnapshotPolicy, Snapshots
-from dynlog.topics import Holder, HolderKind, Retention
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dynlog.batch import Batch, Position, StoredRecord
+    from dynlog.errors import DynlogError
+    from dynlog.live import LiveProjection
+    from dynlog.log import Log
+    from dynlog.objects import ObjectStore
+    from dynlog.open import open_log, open_objects
+    from dynlog.producer import Producer, Ticket
+    from dynlog.projection import Projection
+    from dynlog.reader import Reader
+    from dynlog.record import Control, Mark, Record
+    from dynlog.replay import Replayer
+    from dynlog.snapshots import SnapshotPolicy, Snapshots
+    from dynlog.topics import Holder, HolderKind, Retention
 
 __version__ = "0.1.0"
 
@@ -45,3 +49,30 @@ __all__ = [
     "open_log",
     "open_objects",
 ]
+
+# A name is imported when it is first used: pydantic and what needs it take a third of a second to import, and most
+# command lines and engines never touch them.
+_HOMES = {
+    "dynlog.batch": "Batch Position StoredRecord",
+    "dynlog.errors": "DynlogError",
+    "dynlog.live": "LiveProjection",
+    "dynlog.log": "Log",
+    "dynlog.objects": "ObjectStore",
+    "dynlog.open": "open_log open_objects",
+    "dynlog.producer": "Producer Ticket",
+    "dynlog.projection": "Projection",
+    "dynlog.reader": "Reader",
+    "dynlog.record": "Control Mark Record",
+    "dynlog.replay": "Replayer",
+    "dynlog.snapshots": "SnapshotPolicy Snapshots",
+    "dynlog.topics": "Holder HolderKind Retention",
+}
+
+if not TYPE_CHECKING:  # a type checker would take every name for granted
+
+    def __getattr__(name: str) -> Any:
+        for module, names in _HOMES.items():
+            if name in names.split():
+                value = globals()[name] = getattr(import_module(module), name)
+                return value
+        raise AttributeError(f"module 'dynlog' has no attribute {name!r}")

@@ -9,13 +9,15 @@ from __future__ import annotations
 import importlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dynlog.errors import MissingDependency, UnknownScheme
 from dynlog.log import Log
-from dynlog.objects import ObjectStore
 from dynlog.timing import SYSTEM_CLOCK, Clock
 from dynlog.url import Url, parse_url
+
+if TYPE_CHECKING:
+    from dynlog.objects import ObjectStore
 
 LOG_ENGINES: Mapping[str, str] = {
     "memory": "dynlog.storage.memory_log",

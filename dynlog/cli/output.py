@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import select
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from dynlog.cli.app import one_line
 
 PIPE_CHUNK = 4096
 """A pipe that is ready takes this many bytes without blocking (POSIX's PIPE_BUF on Linux; see pipe(7))."""
+FILE_CHUNK = 1 << 20
 PROGRESS_EVERY_S = 5.0
 
 
@@ -132,7 +134,9 @@ class LineOutput:
         self._fd = fd
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
-        self._cut = PIPE_CHUNK
+        mode = os.fstat(fd).st_mode
+        self._is_pipe = stat.S_ISFIFO(mode)
+        self._cut = FILE_CHUNK if stat.S_ISREG(mode) else PIPE_CHUNK
 
     async def write(self, data: bytes) -> None:
         """Writes all of it; a cancelled write may have written a part."""
@@ -140,7 +144,23 @@ class LineOutput:
         while view:
             if not self._poll.poll(0):
                 await self._writable()
-            view = view[os.write(self._fd, view[: self._cut]) :]
+            try:
+                view = view[os.write(self._fd, view[: self._cut]) :]
+            except BlockingIOError:  # somebody else who shares the pipe made it non-blocking
+                await self._writable()
+
+    async def reader_gone(self) -> None:
+        """Waits until the reader of a pipe went away and raises BrokenPipeError: an idle stream would not notice."""
+        gone = asyncio.Event()
+        if self._is_pipe:
+            # The write end of a pipe becomes "readable" only by the error that its last reader leaves behind.
+            asyncio.get_running_loop().add_reader(self._fd, gone.set)
+        try:
+            await gone.wait()
+        finally:
+            if self._is_pipe:
+                asyncio.get_running_loop().remove_reader(self._fd)
+        raise BrokenPipeError("the reader of the output went away")
 
     async def _writable(self) -> None:
         loop = asyncio.get_running_loop()

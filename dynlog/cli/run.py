@@ -7,7 +7,8 @@ asked for and exits 130; one under `serve` acknowledges what it took, closes, an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from dynlog.cli.interrupt import Interrupt
@@ -44,6 +45,21 @@ def serve(work: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) -> T:
             interrupt.listen(lambda: None)
 
     return asyncio.run(body())
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """For a block that waits for a person outside `run` and `serve`: a signal raises KeyboardInterrupt in it."""
+
+    def tell() -> None:
+        raise KeyboardInterrupt
+
+    interrupt = Interrupt.installed()
+    interrupt.listen(tell)
+    try:
+        yield
+    finally:
+        interrupt.listen(lambda: None)
 
 
 async def until_stopped(work: Coroutine[Any, Any, T], stop: asyncio.Event) -> tuple[T] | None:
