@@ -43,6 +43,17 @@ class BlockingPool:
                 await _settle(future)
             raise
 
+    async def run_to_end(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `run`, but a cancelled caller does not keep the function from running: for cleaning up."""
+        call = asyncio.ensure_future(self.run(function, *args, **kwargs))
+        try:
+            return await asyncio.shield(call)
+        except asyncio.CancelledError:
+            await _settle(call)
+            if call.done() and not call.cancelled():
+                call.exception()
+            raise
+
     def _ended(self, future: asyncio.Future[Any]) -> None:
         self._running.discard(future)
         if not future.cancelled():
