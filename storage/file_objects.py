@@ -172,7 +172,13 @@ class FileObjects(ObjectStore):
         timeout: float = DEFAULT_TIMEOUT_S,
     ) -> Upload:
         description = Description(check_key(key), check_metadata(metadata), check_expiry(expires_after_s))
-        folder = await self._work.step(key, timeout, PartsFolder.start, self._vault, description)
+        folder = PartsFolder(self._vault, key)
+        with self._work.waits.operation():
+            try:
+                await self._work.step(key, timeout, folder.start, description)
+            except BaseException:
+                await self._work.clean(folder.remove)
+                raise
         return FileUpload(self._work, self._clock, folder)
 
     async def resume_upload(self, key: str, upload_id: str, *, timeout: float = DEFAULT_TIMEOUT_S) -> Upload:

@@ -60,7 +60,7 @@ class Draft:
         """Closes it, and removes it unless it was kept; harmless in every state."""
         self._close()
         if not self._kept:
-            with suppress(FileNotFoundError):
+            with suppress(OSError):  # what cannot be removed now is for garbage collection
                 self.path.unlink()
 
     def _close(self) -> None:

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import xxhash
 
 HIDDEN = ".dynlog"
-LOCKS = 64
+LOCKS = 16
 FULL = 200
 """Encoded characters after which a segment goes on in a folder below (file names end at 255 bytes)."""
 PAGE = 1000

@@ -12,6 +12,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import MappingProxyType
 
 from dynlog.errors import ObjectCorrupt, ObjectNotFound
 from dynlog.storage.files.drafts import Draft, sync_folder, write_durably
@@ -28,28 +29,21 @@ _PART = re.compile(r"[0-9]{5}")
 
 
 class PartsFolder:
-    """One upload of a vault."""
+    """One upload of a vault; a new one unless ``upload_id`` is given.  Making this object touches no disk."""
 
-    def __init__(self, vault: Vault, key: str, upload_id: str) -> None:
+    def __init__(self, vault: Vault, key: str, upload_id: str | None = None) -> None:
         self._vault = vault
         self.key = key
-        self.upload_id = upload_id
-        self._folder = vault.layout.uploads / upload_id
+        self.upload_id = os.urandom(16).hex() if upload_id is None else upload_id
+        self._folder = vault.layout.uploads / self.upload_id
 
-    @classmethod
-    def start(cls, vault: Vault, description: Description) -> PartsFolder:
-        """Begins an upload, durably."""
-        upload = cls(vault, description.key, os.urandom(16).hex())
+    def start(self, description: Description) -> None:
+        """Begins the upload, durably."""
         fields = description._asdict() | {"version": 1, "metadata": dict(description.metadata)}
-        upload._folder.mkdir()
-        try:
-            write_durably(upload._folder / "upload", seal_json(fields))
-            sync_folder(upload._folder)
-            sync_folder(vault.layout.uploads)
-        except BaseException:
-            shutil.rmtree(upload._folder, ignore_errors=True)
-            raise
-        return upload
+        self._folder.mkdir()
+        write_durably(self._folder / "upload", seal_json(fields))
+        sync_folder(self._folder)
+        sync_folder(self._vault.layout.uploads)
 
     def describe(self) -> Description:
         """What was said at the start; raises ObjectNotFound if there is no such upload of that key."""
@@ -63,7 +57,7 @@ class PartsFolder:
         fields = open_json(content, self.key, self._vault.store)
         if fields["key"] != self.key:
             raise self._gone()
-        return Description(fields["key"], fields["metadata"], fields["expires_after_s"])
+        return Description(fields["key"], MappingProxyType(fields["metadata"]), fields["expires_after_s"])
 
     def _gone(self) -> ObjectNotFound:
         return ObjectNotFound(

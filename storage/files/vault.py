@@ -23,7 +23,7 @@ from typing import NamedTuple
 from dynlog.errors import ConfigurationError, ObjectCorrupt, ObjectExists, ObjectNotFound
 from dynlog.objects import ObjectInfo
 from dynlog.storage.files.drafts import Draft, make_folders, prune, rename_into, sync_folder, write_durably
-from dynlog.storage.files.layout import Layout
+from dynlog.storage.files.layout import LOCKS, Layout
 from dynlog.storage.files.sidecar import MAX_BYTES, Sidecar, decode_sidecar, encode_sidecar
 
 
@@ -58,23 +58,28 @@ class Vault:
         try:
             for folder in (layout.entries, layout.bodies, layout.uploads, layout.locks):
                 make_folders(folder)
+            for number in range(LOCKS):
+                # All at once, so that on a disk that has filled up a delete needs no new file.
+                os.close(self._open_lock(number))
             probe = Draft(layout.bodies / f"probe-{os.urandom(8).hex()}")
             try:
                 probe.open()
             finally:
                 probe.discard()
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise
+            if error.errno in (errno.ENOSPC, errno.EDQUOT) and layout.locks.is_dir():
+                return  # reading and deleting still work
             raise ConfigurationError(
                 f"{layout.root} cannot hold an object store: {error.strerror}; name a folder that can be written"
             ) from None
 
+    def _open_lock(self, number: int) -> int:
+        return os.open(self.layout.locks / f"{number:02}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
     @contextmanager
     def lock(self, key: str) -> Iterator[None]:
         """Keeps other puts and deletes of the key out, in all processes; raises Busy instead of waiting."""
-        path = self.layout.locks / f"{self.layout.lock_number(key):02}"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = self._open_lock(self.layout.lock_number(key))
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -160,13 +165,13 @@ class Vault:
             (self.layout.bodies / sidecar.generation).rename(natural)
 
     def delete(self, key: str, only_expired_at: int | None = None) -> int | None:
-        """Removes the object (or only if it has expired by then); its size, or None if nothing was done.  Raises Busy."""
+        """Removes the object (or only if it expired by then); its size, or None if nothing was done.  Raises Busy."""
         entry, natural = self.layout.entry(key), self.layout.natural(key)
         with self.lock(key):
             before = self._before(key)
             if before is None:
                 return None
-            size = 0
+            size, body = 0, natural
             if isinstance(before, Sidecar):
                 if only_expired_at is not None and not has_expired(before.info, only_expired_at):
                     return None
@@ -179,8 +184,6 @@ class Vault:
                         natural.rename(body)
             elif only_expired_at is not None:
                 return None
-            else:
-                body = natural
             entry.unlink()
             sync_folder(entry.parent)
             if body is not None and (body is not natural or body.is_file()):

@@ -54,13 +54,13 @@ class Work:
 
     async def locked(self, key: str, timeout: float, function: Callable[P, T], *args: P.args, **kw: P.kwargs) -> T:
         """As `step`, again and again while the function raises Busy."""
-        async with self.waits.limit(timeout, f"the lock of {key!r}"):
-            async with self._locks[self.vault.layout.lock_number(key)]:
-                for pause in LOCK_BACKOFF:
-                    try:
-                        return await self.step(key, timeout, function, *args, **kw)
-                    except Busy:
-                        await asyncio.sleep(pause)
+        lock = self._locks[self.vault.layout.lock_number(key)]
+        async with self.waits.limit(timeout, f"the lock of {key!r}"), lock:
+            for pause in LOCK_BACKOFF:
+                try:
+                    return await self.step(key, timeout, function, *args, **kw)
+                except Busy:
+                    await asyncio.sleep(pause)
         raise AssertionError("a backoff has no end")
 
     async def clean(self, function: Callable[[], None]) -> None:
