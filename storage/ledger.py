@@ -166,6 +166,13 @@ def other_incarnation(topic: str, partition: int, expected: str, found: str) -> 
     )
 
 
+def gone(topic: str, partition: int, incarnation: str) -> LogDiverged:
+    """The error for a read that waited on a topic when that was deleted."""
+    return LogDiverged(
+        f"incarnation {incarnation} of the topic was deleted while a read waited", topic=topic, partition=partition
+    )
+
+
 # Holders
 
 

@@ -1,0 +1,139 @@
+"""The bell: a small file beside the log that knows how far the log had come when an append was last acknowledged.
+
+SQLite reads a damaged frame in its write-ahead log as a torn tail and drops what follows *in silence*.  So the writer
+stores its commit number here after each COMMIT and before acknowledging; a database that is behind its bell has lost
+acknowledged records.  Writing it also wakes readers in other processes (`dynlog.storage.sqlite.waiters`).
+
+    two slots of 512 bytes, written in turn:  magic "DLBL" | version u8 | 3 zero bytes | identity 16 bytes
+                                              | commit u64 | crc32c u32                          (little-endian)
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import time
+from enum import Enum
+from pathlib import Path
+from typing import NamedTuple
+
+import google_crc32c
+
+from dynlog.errors import LogUnavailable
+
+SLOT = struct.Struct("<4sB3x16sQI")
+SLOT_BYTES = 512
+"""A sector: a torn write damages one slot, never both."""
+MAGIC, VERSION = b"DLBL", 1
+FIRST_COMMIT = 1
+LOCK_PATIENCE_S = 10.0
+
+
+class Reading(NamedTuple):
+    """What the bell says: whose it is, and the newest commit that was acknowledged."""
+
+    identity: bytes
+    commit: int
+
+
+class Broken(Enum):
+    """Why the bell says nothing."""
+
+    MISSING = "is missing"
+    SIZE = f"has not its {2 * SLOT_BYTES} bytes"
+    DAMAGED = "is damaged in both slots"
+
+
+def bell_path(path: Path) -> Path:
+    """Where the bell of the log at ``path`` lies."""
+    return path.with_name(path.name + "-bell")
+
+
+def parse(data: bytes) -> Reading | Broken:
+    """The newer of the slots that verify: a single torn slot falls back to the other one."""
+    if len(data) != 2 * SLOT_BYTES:
+        return Broken.SIZE
+    readings = [r for at in (0, SLOT_BYTES) if (r := _slot(data[at : at + SLOT.size])) is not None]
+    return max(readings, key=lambda reading: reading.commit) if readings else Broken.DAMAGED
+
+
+def look(path: Path) -> Reading | Broken:
+    """Reads the bell of the log at ``path`` without opening it for writing."""
+    try:
+        return parse(bell_path(path).read_bytes())
+    except FileNotFoundError:
+        return Broken.MISSING
+
+
+def create(path: Path, identity: bytes, commit: int) -> None:
+    """Makes a new bell, durably, in the place of whatever is there."""
+    target = bell_path(path)
+    fresh = target.with_name(target.name + ".new")
+    slot = _pack(identity, commit).ljust(SLOT_BYTES, b"\0")
+    with fresh.open("wb") as file:
+        file.write(slot * 2)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(target)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+class Bell:
+    """The open bell of one log; used by its writer thread, and read by anyone."""
+
+    def __init__(self, path: Path, identity: bytes, *, may_be_missing: bool = False) -> None:
+        """Raises OSError."""
+        self._identity = identity
+        self._fd = -1
+        try:
+            self._fd = os.open(bell_path(path), os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            if not may_be_missing:
+                raise
+
+    def ring(self, commit: int) -> None:
+        """Stores the commit number; a slower process never turns the bell back.  Raises LogUnavailable, OSError."""
+        give_up = time.monotonic() + LOCK_PATIENCE_S
+        while True:
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > give_up:
+                    raise LogUnavailable("another process keeps the log's bell locked") from None
+                time.sleep(0.0002)
+        try:
+            known = self.read()
+            if known is None or known < commit:
+                os.pwrite(self._fd, _pack(self._identity, commit), SLOT_BYTES * (commit % 2))
+        finally:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def read(self) -> int | None:
+        """The newest commit that rang, or None if the file was damaged since it was opened."""
+        if self._fd < 0:
+            return None
+        reading = parse(os.pread(self._fd, 2 * SLOT_BYTES + 1, 0))
+        return None if isinstance(reading, Broken) else reading.commit
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+
+
+def _pack(identity: bytes, commit: int) -> bytes:
+    body = SLOT.pack(MAGIC, VERSION, identity, commit, 0)[:-4]
+    return body + struct.pack("<I", google_crc32c.value(body))
+
+
+def _slot(data: bytes) -> Reading | None:
+    magic, version, identity, commit, crc = SLOT.unpack(data)
+    if magic != MAGIC or version != VERSION or google_crc32c.value(data[:-4]) != crc:
+        return None
+    return Reading(identity, commit)

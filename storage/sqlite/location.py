@@ -1,0 +1,73 @@
+"""A log lies on a local filesystem: SQLite's locks and shared memory do not hold across machines, others are refused.
+
+The rule is by name of the filesystem, from the kernel's table of mounts (proc(5), mountinfo); where there is no such
+table nothing is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from dynlog.errors import ConfigurationError, UnsupportedLocation
+from dynlog.topics import Durability, DurabilityLevel
+from dynlog.url import Url
+
+MOUNTINFO = Path("/proc/self/mountinfo")
+NETWORK_FILESYSTEMS = frozenset(
+    """9p afs beegfs ceph cifs coda davfs gfs2 glusterfs gpfs lustre ncpfs nfs nfs4 ocfs2 orangefs smb smb2 smb3 smbfs
+    fuse.blobfuse2 fuse.ceph-fuse fuse.davfs fuse.gcsfuse fuse.glusterfs fuse.goofys fuse.juicefs fuse.mount-s3
+    fuse.rclone fuse.s3fs fuse.sshfs""".split()  # noqa: SIM905, a table of thirty names
+)
+
+
+def path_of(url: Url) -> Path:
+    """The file that ``sqlite:///path`` names (``sqlite:///./path`` from the working folder); ConfigurationError."""
+    if url.host or url.user or url.port:
+        raise ConfigurationError(f"{url}: a SQLite log has no host; write sqlite:///path/events.db, with three slashes")
+    text = url.path[1:] if url.path.startswith("/./") else "/" + url.path.lstrip("/")
+    if text == "/" or text.endswith("/") or "\0" in text:
+        raise ConfigurationError(f"{url} names no file; write sqlite:///path/events.db")
+    return Path(text).absolute()
+
+
+def check_location(path: Path, mountinfo: Path = MOUNTINFO) -> None:
+    """Raises ConfigurationError unless the folder exists, UnsupportedLocation if it lies on a network filesystem."""
+    folder = path.parent
+    if not folder.is_dir():
+        raise ConfigurationError(f"the folder {folder} of the log {path.name} does not exist; create it first")
+    if path.is_dir():
+        raise ConfigurationError(f"{path} is a folder; a SQLite log is a file in one")
+    try:
+        table = mountinfo.read_text()
+    except OSError:
+        return
+    kind = filesystem_of(path.resolve(), table)
+    if kind in NETWORK_FILESYSTEMS:
+        raise UnsupportedLocation(
+            f"{path} lies on a network filesystem ({kind}), where SQLite cannot lock: put the log on a local disk"
+        )
+
+
+def durability_of(path: Path, synchronous: str, mountinfo: Path = MOUNTINFO) -> Durability:
+    """What an acknowledged append survives there: without fsync, or in memory, a killed process but no power loss."""
+    try:
+        kind = filesystem_of(path.resolve(), mountinfo.read_text())
+    except OSError:
+        kind = None
+    safe = synchronous == "full" and kind not in ("tmpfs", "ramfs")
+    return Durability(DurabilityLevel.DISK if safe else DurabilityLevel.PROCESS)
+
+
+def filesystem_of(path: Path, table: str) -> str | None:
+    """The type of the filesystem with the longest mount point above ``path``; the last mounted wins."""
+    best: tuple[int, str] | None = None
+    for line in table.splitlines():
+        head, _, tail = line.partition(" - ")
+        fields = head.split()
+        if len(fields) < 5 or not tail:
+            continue
+        point = Path(re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), fields[4]))
+        if path.is_relative_to(point) and (best is None or len(point.parts) >= best[0]):
+            best = (len(point.parts), tail.split()[0])
+    return best[1] if best else None

@@ -1,0 +1,282 @@
+"""One thread writes: what queued while the last fsync ran is one transaction, and is acknowledged after the bell.
+
+A job is a function over the transaction.  Jobs run in the order in which they were handed over; one that fails takes
+nothing with it: if it had changed anything, the transaction is rolled back and the others run again without it.
+An I/O error at COMMIT ends the writer for good: after a failed fsync nobody knows what is on the disk (Rebello et al.,
+"Can Applications Recover from fsync Failures?", ATC 2020), so nothing is retried and the log has to be opened again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dynlog.errors import Closed, DeadlineExceeded, DynlogError, LogUnavailable, OutcomeUnknown
+from dynlog.storage.sqlite.bell import Bell
+from dynlog.storage.sqlite.budget import Budget
+from dynlog.storage.sqlite.failures import BUSY, code_of, translated
+from dynlog.storage.sqlite.schema import WAL_KEPT_BYTES
+from dynlog.storage.sqlite.transaction import Transaction
+
+T = TypeVar("T")
+GROUP_JOBS, GROUP_BYTES = 1024, 8 << 20
+QUEUED_BYTES, QUEUED_JOBS = 64 << 20, 8192
+CLOSE_PATIENCE_S = 5.0
+"""How long closing waits for a lock that another process holds."""
+
+
+class _NotRung(Exception):
+    """The transaction is committed but the bell does not know it."""
+
+
+class State(Enum):
+    """What the writer does with a job."""
+
+    OPEN = "takes jobs"
+    CLOSING = "finishes what was handed over"
+    FAILED = "refuses everything after an I/O error"
+
+
+@dataclass(slots=True)
+class Job:
+    """Work for one transaction, and where its outcome goes."""
+
+    work: Callable[[Transaction], Any]
+    size: int
+    future: asyncio.Future[Any]
+    abandoned: bool = False
+    """The caller is gone: the work is skipped if it has not begun."""
+
+
+Outcome = tuple[Job, Any, Exception | None]
+Advanced = Mapping[tuple[int, int], int]
+
+
+class Writer:
+    """The writer of one open log; `run` from its event loop, `close` ends the thread."""
+
+    def __init__(
+        self, path: Path, db: sqlite3.Connection, bell: Bell, on_commit: Callable[[int, Advanced], None]
+    ) -> None:
+        """Closes ``db`` in the end; calls ``on_commit`` on the event loop before a commit's jobs are acknowledged."""
+        self._path = path
+        self._wal = path.with_name(path.name + "-wal")
+        self._bell = bell
+        self._db = db
+        self._tx = Transaction(db)
+        self._loop = asyncio.get_running_loop()
+        self._on_commit = on_commit
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._budget = Budget(QUEUED_BYTES, QUEUED_JOBS)
+        self._state = State.OPEN
+        self._closing_since = 0.0
+        self._no_restart_before = 0.0
+        self._ended = asyncio.Event()
+        self._thread = threading.Thread(target=self._write, name=f"dynlog-write-{path.name}", daemon=True)
+        self._thread.start()
+
+    async def run(self, work: Callable[[Transaction], T], *, timeout: float, size: int = 0) -> T:
+        """The outcome of the work once it is durable.
+
+        Raises what the work raises, LogFull or LogUnavailable (nothing stored), OutcomeUnknown or DeadlineExceeded
+        (may be stored), Closed.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                await self._budget.take(size)
+                try:
+                    self._check_open()
+                except DynlogError:
+                    self._budget.give_back(size)
+                    raise
+                job = Job(work, size, self._loop.create_future())
+                self._jobs.put(job)
+                try:
+                    outcome: T = await job.future
+                finally:
+                    job.abandoned = True
+                return outcome
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"{timeout:g} s passed before {self._path} acknowledged: it may or may not be stored"
+            ) from None
+
+    async def close(self) -> None:
+        """Finishes what was handed over and ends the thread."""
+        if self._state is State.OPEN:
+            self._state = State.CLOSING
+        if not self._closing_since:
+            self._closing_since = time.monotonic()
+            self._jobs.put(None)
+        await self._ended.wait()
+        self._thread.join()
+
+    def _check_open(self) -> None:
+        match self._state:
+            case State.CLOSING:
+                raise Closed(f"the log {self._path} was closed")
+            case State.FAILED:
+                raise LogUnavailable(f"writing {self._path} failed before: close the log and open it again")
+
+    # The thread
+
+    def _write(self) -> None:
+        try:
+            last = False
+            while not last:
+                group, last = self._next_group()
+                if group:
+                    self._commit(group)
+        finally:
+            self._db.close()
+            with suppress(RuntimeError):  # the loop may be gone if nobody closed the log
+                self._loop.call_soon_threadsafe(self._ended.set)
+
+    def _next_group(self) -> tuple[list[Job], bool]:
+        """What is queued, at least one job, and whether it is the last group."""
+        group: list[Job] = []
+        size = 0
+        job = self._jobs.get()
+        while job is not None:
+            group.append(job)
+            size += job.size
+            if len(group) >= GROUP_JOBS or size >= GROUP_BYTES:
+                return group, False
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                return group, False
+        return group, True
+
+    def _commit(self, group: list[Job]) -> None:
+        outcomes, commit = self._transact([job for job in group if not job.abandoned])
+        advanced = dict(self._tx.advanced) if commit is not None else {}
+        with suppress(RuntimeError):  # the loop may be gone if nobody closed the log
+            self._loop.call_soon_threadsafe(self._acknowledge, group, outcomes, commit, advanced)
+        self._care_for_wal()
+
+    def _transact(self, jobs: list[Job]) -> tuple[list[Outcome], int | None]:
+        """The outcome of every job, and the commit's number if anything was changed."""
+        failed: list[Outcome] = []
+        while jobs:
+            try:
+                if self._state is State.FAILED or not self._begin(jobs):
+                    error = LogUnavailable(f"{self._path} could not be locked for writing: nothing was stored")
+                    return failed + [(job, None, error) for job in jobs], None
+                self._tx.begin()
+                done, culprit = self._work(jobs)
+                if culprit is None:
+                    return failed + done, self._finish()
+            except Exception as problem:
+                explained = self._explained(problem)
+                return failed + [(job, None, explained) for job in jobs], None
+            failed.append(culprit)
+            jobs = [job for job in jobs if job is not culprit[0]]
+        return failed, None
+
+    def _begin(self, jobs: list[Job]) -> bool:
+        """Takes the write lock; False once nobody waits for it any more.
+
+        SQLite's own waiting backs off to 100 ms and so starves whoever waits longest; a short random pause is fair.
+        """
+        while True:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                return True
+            except sqlite3.OperationalError as error:
+                if code_of(error) not in BUSY:
+                    raise
+            if all(job.abandoned for job in jobs):
+                return False
+            if self._closing_since and time.monotonic() > self._closing_since + CLOSE_PATIENCE_S:
+                return False
+            time.sleep(random.uniform(0.0002, 0.002))
+
+    def _work(self, jobs: list[Job]) -> tuple[list[Outcome], Outcome | None]:
+        """Each job's outcome, or the job that failed half-way, after a rollback."""
+        outcomes: list[Outcome] = []
+        for job in jobs:
+            before = self._tx.changes
+            try:
+                outcomes.append((job, job.work(self._tx), None))
+            except sqlite3.Error:
+                raise
+            except Exception as error:
+                outcome = (job, None, error)
+                if self._tx.changes != before:
+                    self._roll_back()
+                    return [], outcome
+                outcomes.append(outcome)
+        return outcomes, None
+
+    def _finish(self) -> int | None:
+        """Commits and rings; the commit's number, or None if nothing was changed."""
+        if not self._tx.changes:
+            self._db.execute("ROLLBACK")
+            return None
+        commit = self._tx.flush()
+        self._db.execute("COMMIT")
+        try:
+            self._bell.ring(commit)
+        except (OSError, LogUnavailable) as error:
+            raise _NotRung(f"its bell cannot be written: {error}") from error
+        return commit
+
+    def _roll_back(self) -> None:
+        self._tx.forget()
+        with suppress(sqlite3.Error):
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+
+    def _explained(self, problem: Exception) -> Exception:
+        """What an error means for all jobs of the transaction, which is rolled back."""
+        self._roll_back()
+        if isinstance(problem, sqlite3.Error) and code_of(problem) != sqlite3.SQLITE_IOERR:
+            return translated(problem, self._path)
+        if not isinstance(problem, sqlite3.Error | _NotRung):
+            return problem
+        self._state = State.FAILED
+        return OutcomeUnknown(
+            f"{self._path} failed while it was written ({problem}): what was under way may or may not be stored; close "
+            "the log, open it again, and repeat the appends under the same marks"
+        )
+
+    def _acknowledge(self, group: list[Job], outcomes: list[Outcome], commit: int | None, advanced: Advanced) -> None:
+        for job in group:
+            self._budget.give_back(job.size)
+        if commit is not None:
+            self._on_commit(commit, advanced)
+        for job, outcome, error in outcomes:
+            if job.future.done():
+                continue
+            if error is None:
+                job.future.set_result(outcome)
+            else:
+                job.future.set_exception(error)
+
+    def _care_for_wal(self) -> None:
+        """SQLite checkpoints by itself but starts the file over only when no reader looks at it: insist once it is big.
+
+        Readers of this engine look for milliseconds, so this wait is short.
+        """
+        now = time.monotonic()
+        if now < self._no_restart_before:
+            return
+        with suppress(OSError, sqlite3.Error):
+            if self._wal.stat().st_size > WAL_KEPT_BYTES:
+                self._no_restart_before = now + 1.0
+                self._db.execute("PRAGMA busy_timeout = 100")
+                try:
+                    self._db.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+                finally:
+                    self._db.execute("PRAGMA busy_timeout = 0")
