@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import MappingProxyType
 
+from dynlog.drafts import Draft, sync_folder, write_durably
 from dynlog.errors import ObjectCorrupt, ObjectNotFound
-from dynlog.storage.files.drafts import Draft, sync_folder, write_durably
 from dynlog.storage.files.sidecar import MAX_BYTES, open_json, seal_json
 from dynlog.storage.files.vault import Description, Vault
 from dynlog.uploads import Part

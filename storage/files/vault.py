@@ -20,9 +20,9 @@ from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
+from dynlog.drafts import Draft, make_folders, prune, rename_into, sync_folder, write_durably
 from dynlog.errors import ConfigurationError, ObjectCorrupt, ObjectExists, ObjectNotFound
 from dynlog.objects import ObjectInfo
-from dynlog.storage.files.drafts import Draft, make_folders, prune, rename_into, sync_folder, write_durably
 from dynlog.storage.files.layout import LOCKS, Layout
 from dynlog.storage.files.sidecar import MAX_BYTES, Sidecar, decode_sidecar, encode_sidecar
 

@@ -10,9 +10,9 @@ from typing import ParamSpec, TypeVar
 
 from dynlog.blocking import BlockingPool
 from dynlog.bodies import pieces_of
+from dynlog.drafts import Draft
 from dynlog.errors import ConfigurationError, DynlogError, ObjectStoreUnavailable
 from dynlog.objects import PIECE_BYTES, Body, Progress
-from dynlog.storage.files.drafts import Draft
 from dynlog.storage.files.layout import LOCKS
 from dynlog.storage.files.vault import Busy, Vault
 from dynlog.timing import Backoff

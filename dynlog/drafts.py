@@ -1,6 +1,6 @@
 """Files that are not there yet: written, checksummed and synced under a name that means nothing until it is renamed.
 
-Every function here blocks, and is called from the store's threads.
+Every function here blocks.
 """
 
 from __future__ import annotations
