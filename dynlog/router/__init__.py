@@ -1,4 +1,4 @@
-"""The KV router: which worker holds which blocks of KV cache, as a fold over a topic of KV events.
+"""The KV router: which worker holds how much of a prompt, as a fold over the log of the fleet's cache events.
 
-`RouterState` (dynlog.router.state) is what a service embeds; ``dynlog router serve`` is that service over HTTP.
+`index` is the state, `projection` folds records into it, `dump` writes it in Dynamo's form.
 """

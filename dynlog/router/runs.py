@@ -1,0 +1,263 @@
+"""The tree of all paths that any lane holds, cut into runs: a path exists once, whoever holds it.
+
+A path is a sequence of (tokens_hash, block_hash) pairs from the root.  A *run* is a stretch of one path, at most
+`MAX_RUN` blocks, kept as two packed columns, so that a whole stretch is compared, appended and cut by C code; other
+paths branch off behind any of its blocks.  For every lane a run keeps the length of the prefix that it holds and, only
+while there is a gap, a bitmask of what it holds beyond.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+from weakref import ReferenceType
+
+MAX_RUN = 256  # bounds every cost that is linear in a run: searching it, its masks, appending to it
+
+
+class Run:
+    """A stretch of one path.  ``number`` names it for ever; ``at`` blocks of ``parent`` precede it.
+
+    ``tokens`` and ``hashes`` are packed u64.  ``holders`` maps a lane's number to its prefix length, and to 0 if it
+    only holds blocks behind a gap; ``gaps`` maps a lane's number to the bitmask of blocks that it holds beyond its
+    prefix.  Both hold plain integers only, so the garbage collector does not walk them.
+    """
+
+    __slots__ = ("at", "children", "forks", "gaps", "hashes", "holders", "number", "parent", "tokens")
+
+    def __init__(self, number: int, parent: Run | None, at: int, tokens: bytes, hashes: bytes) -> None:
+        self.number = number
+        self.parent = parent
+        self.at = at
+        self.tokens = tokens
+        self.hashes = hashes
+        self.holders: dict[int, int] = {}
+        self.gaps: dict[int, int] | None = None
+        self.children: dict[int, dict[bytes, Branch]] | None = None
+        self.forks = False  # some path leaves the run by the very tokens with which the run itself goes on
+
+    def __len__(self) -> int:
+        return len(self.hashes) >> 3
+
+    def held(self, lane: int) -> int:
+        """The bitmask of all blocks of this run that the lane holds."""
+        bits = (1 << self.holders.get(lane, 0)) - 1
+        return bits | self.gaps.get(lane, 0) if self.gaps else bits
+
+    def hold(self, lane: int, bits: int) -> None:
+        """Makes ``bits`` what the lane holds of this run."""
+        prefix = (~bits & (bits + 1)).bit_length() - 1
+        beyond = bits >> prefix << prefix
+        if beyond:
+            if self.gaps is None:
+                self.gaps = {}
+            self.gaps[lane] = beyond
+        elif self.gaps and self.gaps.pop(lane, None) is not None and not self.gaps:
+            self.gaps = None
+        if bits:
+            self.holders[lane] = prefix
+        else:
+            self.holders.pop(lane, None)
+
+    def find(self, block: bytes, lane: int) -> int:
+        """The offset of a block that the lane holds in this run, or -1; its prefix's last block is found at once."""
+        prefix = self.holders.get(lane)
+        if prefix is None:
+            return -1
+        if prefix and self.hashes[8 * prefix - 8 : 8 * prefix] == block:
+            return prefix - 1
+        at = self.hashes.find(block)
+        while at >= 0:
+            if not at & 7 and (at >> 3 < prefix or self.held(lane) >> (at >> 3) & 1):
+                return at >> 3
+            at = self.hashes.find(block, at + 1)
+        return -1
+
+    def child(self, at: int, token: bytes, block: bytes) -> Run | None:
+        """The run that goes on behind ``at`` blocks with exactly this pair."""
+        if self.children is None or (branches := self.children.get(at)) is None:
+            return None
+        branch = branches.get(token)
+        if isinstance(branch, dict):
+            return branch.get(block)
+        return branch if branch is not None and branch.hashes.startswith(block) else None
+
+
+# What goes on behind a block with some tokens: one run or, where block hashes differ, one for each first block hash.
+Branch = Run | dict[bytes, Run]
+
+
+class Piece(NamedTuple):
+    """``size`` blocks of ``run`` from ``start``, which are the blocks from ``first`` on of what is being stored."""
+
+    run: Run
+    start: int
+    size: int
+    first: int
+
+
+class Image(Protocol):
+    """Runs as they were when a snapshot began: whoever is about to change a run shows it first."""
+
+    def keep(self, run: Run) -> None:
+        """Takes the run's state if the snapshot still needs it."""
+
+
+class Watchers:
+    """The images that are being written; one that nobody writes any more is forgotten."""
+
+    def __init__(self) -> None:
+        self.images: list[ReferenceType[Image]] = []
+
+    def keep(self, run: Run) -> None:
+        """Shows the run to every image."""
+        for reference in self.images:
+            if (image := reference()) is not None:
+                image.keep(run)
+
+
+class Forest:
+    """All runs, by number, under one root run that holds no block."""
+
+    def __init__(self) -> None:
+        self.root = Run(0, None, 0, b"", b"")
+        self.runs: dict[int, Run] = {}
+        self.next_number = 1
+        self.image: Watchers | None = None  # None, nearly always: every change of a run looks here first
+
+    def watch(self, image: Image) -> None:
+        """From now on the image sees every run before it changes, as long as somebody holds the image."""
+        watchers = self.image = self.image or Watchers()
+
+        def gone(reference: ReferenceType[Image]) -> None:
+            watchers.images.remove(reference)
+            if not watchers.images and self.image is watchers:
+                self.image = None
+
+        watchers.images.append(ReferenceType(image, gone))
+
+    def place(self, run: Run, at: int, tokens: bytes, hashes: bytes) -> list[Piece]:
+        """Where a path that goes on behind ``at`` blocks of ``run`` lies; what no run has yet is appended.
+
+        Appended blocks are held by nobody: the caller makes some lane hold them, or calls `prune`.
+        """
+        pieces: list[Piece] = []
+        index, count = 0, len(hashes) >> 3
+        while index < count:
+            if at << 3 < len(run.hashes) and (same := self._same(run, at, tokens, hashes, index)):
+                pieces.append(Piece(run, at, same, index))
+                index += same
+                at += same
+                continue
+            if run.children is None or at not in run.children:
+                break
+            below = run.child(at, tokens[8 * index : 8 * index + 8], hashes[8 * index : 8 * index + 8])
+            if below is None:
+                break
+            run, at = below, 0
+        while index < count:
+            room = MAX_RUN - at
+            if room > 0 and at << 3 == len(run.hashes) and run is not self.root:
+                taken = min(room, count - index)
+                if self.image is not None:
+                    self.image.keep(run)
+                if run.children is not None and tokens[8 * index : 8 * index + 8] in run.children.get(at, ()):
+                    run.forks = True
+                run.tokens += tokens[8 * index : 8 * (index + taken)]
+                run.hashes += hashes[8 * index : 8 * (index + taken)]
+            else:
+                taken = min(MAX_RUN, count - index)
+                end = 8 * (index + taken)
+                run = Run(self.next_number, run, at, tokens[8 * index : end], hashes[8 * index : end])
+                self.next_number += 1
+                self.link(run)
+                at = 0
+            if pieces and pieces[-1].run is run:  # what matched and what was appended to it are one piece
+                matched = pieces.pop()
+                pieces.append(Piece(run, matched.start, matched.size + taken, matched.first))
+            else:
+                pieces.append(Piece(run, at, taken, index))
+            index += taken
+            at += taken
+        return pieces
+
+    @staticmethod
+    def _same(run: Run, at: int, tokens: bytes, hashes: bytes, index: int) -> int:
+        """How many pairs of the run from ``at`` equal those of the path from ``index``."""
+        count = min((len(run.hashes) >> 3) - at, (len(hashes) >> 3) - index)
+        if run.hashes[8 * at : 8 * at + 8] != hashes[8 * index : 8 * index + 8]:
+            return 0
+        here, there = slice(8 * at, 8 * (at + count)), slice(8 * index, 8 * (index + count))
+        if run.hashes[here] == hashes[there] and run.tokens[here] == tokens[there]:
+            return count
+        return min(common(run.hashes[here], hashes[there]), common(run.tokens[here], tokens[there]))
+
+    def link(self, run: Run) -> None:
+        """Hangs a run under its parent and gives it its place among all."""
+        parent, token, at = run.parent, run.tokens[:8], run.at
+        assert parent is not None
+        if parent.children is None:
+            parent.children = {}
+        branches = parent.children.get(at)
+        if branches is None:
+            branches = parent.children[at] = {}
+        other = branches.get(token)
+        if other is None:
+            branches[token] = run
+        elif isinstance(other, dict):
+            other[run.hashes[:8]] = run
+        else:
+            branches[token] = {other.hashes[:8]: other, run.hashes[:8]: run}
+        if parent.tokens.startswith(token, 8 * at):
+            parent.forks = True
+        self.runs[run.number] = run
+
+    def prune(self, run: Run) -> None:
+        """Cuts off what no lane holds and no other path needs, up to the root."""
+        while run is not self.root:
+            need, size = 0, len(run.hashes) >> 3
+            if run.holders:
+                if size in run.holders.values():
+                    return
+                need = max(run.holders.values())
+                if run.gaps:
+                    need = max(need, max(run.gaps.values()).bit_length())
+            if run.children is not None:
+                need = max(need, max(run.children))
+            if need < size and self.image is not None:
+                self.image.keep(run)
+            if need:
+                run.tokens, run.hashes = run.tokens[: 8 * need], run.hashes[: 8 * need]
+                return
+            del self.runs[run.number]
+            run = self._unlink(run)
+
+    @staticmethod
+    def _unlink(run: Run) -> Run:
+        parent = run.parent
+        assert parent is not None
+        assert parent.children is not None
+        token = run.tokens[:8]
+        branches = parent.children[run.at]
+        branch = branches[token]
+        if isinstance(branch, dict):
+            del branch[run.hashes[:8]]
+            if len(branch) == 1:
+                (branches[token],) = branch.values()
+        else:
+            del branches[token]
+            if not branches:
+                del parent.children[run.at]
+                parent.children = parent.children or None
+        return parent
+
+
+def common(here: bytes, there: bytes) -> int:
+    """How many whole u64 two columns of the same length have in common from their start."""
+    difference = int.from_bytes(here, "little") ^ int.from_bytes(there, "little")
+    return ((difference & -difference).bit_length() - 1) >> 6 if difference else len(here) >> 3
+
+
+def common_end(here: bytes, there: bytes) -> int:
+    """How many whole u64 two columns of the same length have in common at their end."""
+    difference = int.from_bytes(here, "little") ^ int.from_bytes(there, "little")
+    return (len(here) >> 3) - ((difference.bit_length() + 63) >> 6)
