@@ -37,8 +37,22 @@ def _cause(record: logging.LogRecord) -> str:
     return one_line(f": {type(record.exc_info[1]).__name__}: {record.exc_info[1]}")
 
 
+class _Stderr(logging.Handler):
+    """Writes to whatever stderr is at the time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            print(self.format(record), file=sys.stderr, flush=True)
+        except Exception:
+            self.handleError(record)
+
+
 def write_diagnostics(form: LogFormat) -> None:
     """From now on everything logged at INFO or above goes to stderr in that form."""
-    handler = logging.StreamHandler(sys.stderr)
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if isinstance(handler, _Stderr)]:
+        root.removeHandler(handler)
+    handler = _Stderr()
     handler.setFormatter(_Json() if form is LogFormat.JSON else _Text())
-    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)

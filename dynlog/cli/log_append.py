@@ -17,7 +17,7 @@ from dynlog.cli.log_open import open_existing
 from dynlog.cli.options import AsJson, Diagnostics, LogFormat, LogUrl, parse_pairs
 from dynlog.cli.output import LineOutput, say
 from dynlog.cli.run import serve
-from dynlog.errors import DynlogError
+from dynlog.errors import ConfigurationError, DynlogError
 from dynlog.producer import Producer, Ticket
 from dynlog.record import Record
 
@@ -55,9 +55,9 @@ def append(
     - `tail -F app.log | dynlog log append app --header host=$(hostname) --log $URL`
     """
     if key is not None and key_separator is not None:
-        raise typer.BadParameter("--key and --key-separator exclude each other")
+        raise ConfigurationError("--key and --key-separator exclude each other")
     if key_separator == "":
-        raise typer.BadParameter("--key-separator needs at least one character")
+        raise ConfigurationError("--key-separator needs at least one character")
     write_diagnostics(log_format)
     form = LineForm(
         key=None if key is None else key.encode(),

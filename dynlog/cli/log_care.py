@@ -12,7 +12,7 @@ from dynlog.cli.log_open import open_damaged, open_existing
 from dynlog.cli.options import AsJson, LogUrl
 from dynlog.cli.output import human_bytes, print_json, say
 from dynlog.cli.run import run
-from dynlog.errors import DynlogError, LogCorrupt
+from dynlog.errors import ConfigurationError, DynlogError, LogCorrupt
 from dynlog.topics import Damage, Truncation
 
 
@@ -101,7 +101,7 @@ def repair(
     - `dynlog log repair --quarantine --log sqlite:///tmp/events.db`
     """
     if accept_loss and not quarantine:
-        raise typer.BadParameter("--accept-loss goes with --quarantine")
+        raise ConfigurationError("--accept-loss goes with --quarantine")
     if not quarantine:
         damages = run(_verify(log, None))
         _print_damages(damages, as_json)

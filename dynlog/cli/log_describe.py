@@ -25,6 +25,10 @@ from dynlog.topics import (
     PartitionState,
     Topic,
 )
+from dynlog.url import parse_url
+
+
+_SPOKEN = {True: "yes", False: "no"}
 
 
 def describe(
@@ -46,14 +50,14 @@ def describe(
     async def work() -> tuple[dict[str, Any], list[_Picture]]:
         async with open_existing(log) as opened:
             chosen = await opened.topics() if topic is None else [await opened.topic(topic)]
-            return _log_facts(opened), [await _look(opened, one) for one in chosen]
+            return _log_facts(log, opened), [await _look(opened, one) for one in chosen]
 
     facts, pictures = run(work())
     if as_json:
         print_json(facts | {"topics": [picture.json() for picture in pictures]})
         return
-    capabilities = facts.pop("capabilities")
-    print_facts(facts | {name.replace("_", " "): value for name, value in capabilities.items()})
+    capabilities = {name.replace("_", " "): value for name, value in facts.pop("capabilities").items()}
+    print_facts(facts | {name: _SPOKEN.get(value, value) for name, value in capabilities.items()})
     print()
     if topic is None:
         print_topics([(picture.topic, picture.partitions) for picture in pictures])
@@ -174,10 +178,10 @@ async def _look(log: Log, topic: Topic) -> _Picture:
     return _Picture(topic, await log.partitions(name), await log.holders(name), await log.events(name))
 
 
-def _log_facts(log: Log) -> dict[str, Any]:
+def _log_facts(url: str, log: Log) -> dict[str, Any]:
     can = log.capabilities
     return {
-        "url": log.url,
+        "url": str(parse_url(url)),
         "identity": log.identity,
         "capabilities": {
             "engine": can.engine,

@@ -2,41 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 
-from dynlog.errors import LogUnavailable
 from dynlog.log import Log
 from dynlog.open import open_log
-from dynlog.url import Url, parse_url
+from dynlog.url import parse_url
 
-FILE_SCHEMES = frozenset({"sqlite"})
-"""Engines whose log is a file, which opening would create."""
+EXISTING: Mapping[str, Mapping[str, str]] = {"sqlite": {"create": "false"}}
+"""By scheme, the options that keep opening from creating; a log that lives with a server or process needs none."""
+DAMAGED: Mapping[str, Mapping[str, str]] = {"sqlite": {"create": "false", "repair": "true"}}
+"""By scheme, the options that open a log although it is damaged."""
 
 
 @asynccontextmanager
 async def open_existing(url: str) -> AsyncIterator[Log]:
-    """The log, which must exist: LogUnavailable otherwise."""
-    _check_exists(parse_url(url))
-    async with open_log(url) as log:
+    """The log, which must exist; raises what `open_log` raises."""
+    async with open_log(_with(url, EXISTING)) as log:
         yield log
 
 
 @asynccontextmanager
 async def open_damaged(url: str) -> AsyncIterator[Log]:
     """The log, also where damage keeps it from being opened for use; for `Log.verify` and `Log.quarantine` only."""
-    parsed = parse_url(url)
-    _check_exists(parsed)
-    if parsed.scheme in FILE_SCHEMES and "repair" not in parsed.options:
-        url += ("&" if "?" in url else "?") + "repair=true"
-    async with open_log(url) as log:
+    async with open_log(_with(url, DAMAGED)) as log:
         yield log
 
 
-def _check_exists(url: Url) -> None:
-    if url.scheme not in FILE_SCHEMES or url.host:
-        return
-    path = Path(url.path[1:] if url.path.startswith("/./") else url.path)
-    if not path.exists():
-        raise LogUnavailable(f"there is no log at {path}: check the URL {url}, or make one with 'dynlog log create'")
+def _with(url: str, wanted: Mapping[str, Mapping[str, str]]) -> str:
+    """The URL with the options of its scheme; what the user wrote stays as it is."""
+    parsed = parse_url(url)
+    for name, value in wanted.get(parsed.scheme, {}).items():
+        if name not in parsed.options:
+            url += f"{'&' if '?' in url else '?'}{name}={value}"
+    return url

@@ -21,7 +21,7 @@ from dynlog.cli.options import AsJson, Diagnostics, LogFormat, LogUrl, parse_dur
 from dynlog.cli.output import LineOutput
 from dynlog.cli.run import run, serve, until_stopped
 from dynlog.dedupe import DedupeTable
-from dynlog.errors import PartitionNotFound
+from dynlog.errors import ConfigurationError, PartitionNotFound
 from dynlog.log import Log
 from dynlog.reader import READ_WAIT_S, Reader
 
@@ -66,7 +66,7 @@ def read(
     - `dynlog log read orders --from 15m --log $URL` (the last fifteen minutes)
     """
     if follow and until_end:
-        raise typer.BadParameter("--follow and --until-end exclude each other")
+        raise ConfigurationError("--follow and --until-end exclude each other")
     write_diagnostics(log_format)
     wanted = _Wanted(topic, partition, parse_start(start), limit, json_line if as_json else text_line)
     if follow:
@@ -96,9 +96,9 @@ def parse_start(text: str) -> Start:
     except (ValueError, OverflowError):
         pass
     try:
-        return StartTime(round((time.time() - parse_duration(text)) * 1000))
+        return StartTime(max(round((time.time() - parse_duration(text)) * 1000), 0))
     except typer.BadParameter:
-        raise typer.BadParameter(
+        raise ConfigurationError(
             f"--from {text!r}: earliest, end, an offset, a time like 2025-07-01T12:00:00Z, or an age like 15m"
         ) from None
 

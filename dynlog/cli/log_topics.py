@@ -11,6 +11,7 @@ from dynlog.cli.log_open import open_existing
 from dynlog.cli.options import AsJson, LogUrl, parse_duration, parse_pairs, parse_size
 from dynlog.cli.output import human_bytes, human_seconds, human_time, print_json, print_table, say
 from dynlog.cli.run import interruptible, run
+from dynlog.errors import ConfigurationError
 from dynlog.open import open_log
 from dynlog.topics import PartitionState, Retention, Topic
 
@@ -20,10 +21,14 @@ def create(
     log: LogUrl,
     partitions: Annotated[int, typer.Option(help="How many; fixed for ever.")] = 1,
     retention_age: Annotated[
-        str | None, typer.Option(metavar="DURATION", help="Keep records for so long, as in 1h or 7d; else for ever.")
+        float | None,
+        typer.Option(
+            parser=parse_duration, metavar="DURATION", help="Keep records for so long, as in 1h or 7d; else for ever."
+        ),
     ] = None,
     retention_bytes: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Keep about so much, as in 10GiB; else everything.")
+        int | None,
+        typer.Option(parser=parse_size, metavar="SIZE", help="Keep about so much, as in 10GiB; else everything."),
     ] = None,
     label: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A label; may be repeated.")] = None,
     exist_ok: Annotated[
@@ -37,10 +42,7 @@ def create(
 
     - `dynlog log create metrics --retention-age 7d --retention-bytes 10GiB --label owner=fleet --log $URL`
     """
-    retention = Retention(
-        max_age_s=None if retention_age is None else parse_duration(retention_age),
-        max_bytes=None if retention_bytes is None else parse_size(retention_bytes),
-    )
+    retention = Retention(max_age_s=retention_age, max_bytes=retention_bytes)
     labels = parse_pairs("label", label or [])
 
     async def work() -> Topic:
@@ -87,7 +89,7 @@ def delete(
     - `dynlog log delete orders --yes --log sqlite:///tmp/events.db`
     """
     if not yes and not sys.stdin.isatty():
-        raise typer.BadParameter(f"deleting topic {topic!r} cannot be undone: confirm with --yes")
+        raise ConfigurationError(f"deleting topic {topic!r} cannot be undone: confirm with --yes")
 
     async def look() -> int:
         async with open_existing(log) as opened:

@@ -9,11 +9,13 @@ from typing import Annotated
 
 import typer
 
+from dynlog.errors import ConfigurationError
+
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-_UNITS_B = {"": 1, "B": 1} | {
+_UNITS_B = {"": 1, "b": 1} | {
     f"{prefix}{suffix}": base**power
-    for power, prefix in enumerate("KMGT", 1)
-    for suffix, base in (("iB", 1024), ("B", 1000), ("", 1024))
+    for power, prefix in enumerate("kmgt", 1)
+    for suffix, base in (("ib", 1024), ("b", 1000), ("", 1024))
 }
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
 
@@ -36,22 +38,20 @@ def parse_duration(text: str) -> float:
 def parse_size(text: str) -> int:
     """Bytes of ``4096``, ``64KiB``, ``10GiB``, ``1GB``; K, M, G and T alone are powers of 1024."""
     found = _QUANTITY.fullmatch(text.strip())
-    unit = found[2] if found else "?"
-    unit = unit[:1].upper() + unit[1:]
-    if not found or unit not in _UNITS_B:
+    if not found or found[2].lower() not in _UNITS_B:
         raise typer.BadParameter(f"{text!r} is not a size: write a number of bytes, or one with KiB, MiB, GiB or TiB")
-    return int(float(found[1]) * _UNITS_B[unit])
+    return int(float(found[1]) * _UNITS_B[found[2].lower()])
 
 
 def parse_pairs(what: str, pairs: list[str]) -> dict[str, str]:
-    """``["k=v", ...]`` as a mapping."""
+    """``["k=v", ...]`` as a mapping; raises ConfigurationError."""
     found: dict[str, str] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
-            raise typer.BadParameter(f"{pair!r} is not a {what}: write name=value")
+            raise ConfigurationError(f"{pair!r} is not a {what}: write name=value")
         if name in found:
-            raise typer.BadParameter(f"{what} {name!r} stands twice")
+            raise ConfigurationError(f"{what} {name!r} stands twice")
         found[name] = value
     return found
 
