@@ -14,13 +14,12 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from dynlog.adapters.event_groups import event_groups
 from dynlog.adapters.vllm_lineage import Known
-from dynlog.kvevents import HEAD, Kind, KvEvent, encode_events, worker_key
+from dynlog.kvevents import Kind, KvEvent, encode_events, worker_key
 from dynlog.record import Mark, Record
 
 DIGEST_HEADER = "zmq-digest"
-MAX_RECORD_BYTES = 256 << 10
-"""Columns of one record; a batch above it is split, an event above it becomes a chain of events."""
 _PRODUCER = re.compile(r"vllm-(\d+)-(\d+)-([0-9a-f]{16}|none)(\+\d+|-end|-gone)?")
 
 
@@ -55,16 +54,7 @@ def trace_of(producer_id: str) -> Trace | None:
 
 def batch_records(rank: Rank, known: Known, events: Sequence[KvEvent], timestamp_ms: int) -> list[Record]:
     """The records of the batch ``known.last``; one without events leaves an empty record, so it is known as taken."""
-    groups: list[list[KvEvent]] = [[]]
-    room = MAX_RECORD_BYTES
-    for event in events:
-        for piece in _pieces(event):
-            cost = HEAD.size + len(piece.block_hashes) + len(piece.tokens_hashes)
-            if cost > room and groups[-1]:
-                groups.append([])
-                room = MAX_RECORD_BYTES
-            groups[-1].append(piece)
-            room -= cost
+    groups = event_groups(events)
     records = []
     for part, group in enumerate(groups):
         mark = Mark(producer_of(rank, known.incarnation, f"+{part}" if part else ""), 0, known.last)
@@ -86,19 +76,3 @@ def gone_record(rank: Rank, known: Known | None, event_id: int, *, whole_worker:
     event = KvEvent(rank.worker_id, kind, dp_rank=rank.dp_rank, event_id=event_id)
     producer = producer_of(rank, known.incarnation if known else "none", "-gone")
     return encode_events([event], mark=Mark(producer, 0, known.last if known else 0))
-
-
-def _pieces(event: KvEvent) -> list[KvEvent]:
-    """An event that is too large for one record, as a chain of events that says the same."""
-    step = MAX_RECORD_BYTES // 4
-    if len(event.block_hashes) <= step:
-        return [event]
-    pieces = []
-    for at in range(0, len(event.block_hashes), step):
-        piece = event._replace(
-            block_hashes=event.block_hashes[at : at + step], tokens_hashes=event.tokens_hashes[at : at + step]
-        )
-        if at and event.kind is Kind.STORED:
-            piece = piece._replace(parent_hash=int.from_bytes(event.block_hashes[at - 8 : at], "little"))
-        pieces.append(piece)
-    return pieces

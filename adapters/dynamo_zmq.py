@@ -1,0 +1,122 @@
+"""Dynamo's ZMQ event plane as items for the ingest: each (publisher, sequence) once, gaps counted.
+
+Multipart ``[topic, publisher_id u64 BE, sequence u64 BE, frame]``.  The plane has no replay: what was lost is lost,
+which is said and counted.  Marks are (``dynamo-<publisher>-<worker>``, 0, sequence), so two brokers, or two ingests,
+that bring the same message store it once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Iterator, Sequence
+
+import zmq
+
+from dynlog.adapters.dynamo_envelope import decode_frame, decode_payload
+from dynlog.adapters.event_groups import event_groups
+from dynlog.adapters.sources import ZmqSource
+from dynlog.adapters.zmq_wait import BURST, harden, receive, wait_readable
+from dynlog.errors import ConfigurationError, MalformedEvent
+from dynlog.ingest_items import Item, Noticed, NoticeKind, Refused, Taken
+from dynlog.kvevents import KvEvent, encode_events
+from dynlog.record import Mark
+
+HEARTBEAT_S = 5.0
+RECEIVE_HWM = 1 << 14
+MAX_PUBLISHERS = 1 << 16
+"""Publishers whose last sequence is remembered; the longest silent one is forgotten first."""
+_U64 = struct.Struct(">Q")
+
+
+class PublisherSequences:
+    """What came last of each publisher; (publisher, sequence) names a message wherever it comes from."""
+
+    def __init__(self) -> None:
+        self._last: OrderedDict[int, int] = OrderedDict()
+
+    def judge(self, publisher: int, sequence: int) -> tuple[bool, int]:
+        """Whether the message is new, and how many before it are missing; a first message misses all before it."""
+        last = self._last.get(publisher, -1)
+        if sequence <= last:
+            return False, 0
+        self._last[publisher] = sequence
+        self._last.move_to_end(publisher)
+        if len(self._last) > MAX_PUBLISHERS:
+            self._last.popitem(last=False)
+        return True, sequence - last - 1
+
+
+async def dynamo_items(sources: Sequence[ZmqSource], *, heartbeat_s: float = HEARTBEAT_S) -> AsyncGenerator[Item, None]:
+    """The events that the publishers (or brokers) at these addresses send, until it is closed.
+
+    Raises ConfigurationError for options that mean nothing here: worker ids come in the events.
+    """
+    for source in sources:
+        if source.replay is not None or source.worker_id is not None or source.dp_rank:
+            raise ConfigurationError(
+                f"source {source}: Dynamo's event plane knows topic= only; workers and ranks come in its events"
+            )
+    sequences = PublisherSequences()
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    try:
+        subscribers = []
+        for source in sources:
+            subscriber: zmq.Socket[bytes] = context.socket(zmq.SUB)
+            harden(subscriber, heartbeat_s=heartbeat_s, receive_hwm=RECEIVE_HWM)
+            subscriber.setsockopt(zmq.SUBSCRIBE, source.topic.encode())
+            subscriber.connect(source.connect_to)
+            subscribers.append((str(source), subscriber))
+        while True:
+            busy = False
+            for name, subscriber in subscribers:
+                for _ in range(BURST):
+                    frames = receive(subscriber)
+                    if frames is None:
+                        break
+                    busy = True
+                    for item in message_items(name, frames, sequences):
+                        yield item
+            if busy:
+                await asyncio.sleep(0)
+            else:
+                await wait_readable([subscriber for _, subscriber in subscribers], None)
+    finally:
+        context.destroy(linger=0)
+
+
+def message_items(source: str, frames: Sequence[bytes], sequences: PublisherSequences) -> Iterator[Item]:
+    """One message as items: a record for each worker in it."""
+    if len(frames) != 4 or len(frames[1]) != 8 or len(frames[2]) != 8 or frames[2][0] & 0x80:
+        reason = (
+            f"a message of frames {[len(frame) for frame in frames]}: [topic, publisher, sequence, frame] is needed"
+        )
+        yield Refused(source, "live", reason, b"".join(frames), None)
+        return
+    (publisher,), (sequence,) = _U64.unpack(frames[1]), _U64.unpack(frames[2])
+    new, missing = sequences.judge(publisher, sequence)
+    place = f"publisher {publisher} sequence {sequence}"
+    if not new:
+        yield Noticed(NoticeKind.DUPLICATE, source, f"{place} came again")
+        return
+    if missing:
+        yield Noticed(NoticeKind.GAP, source, f"{place}: {missing} messages before it never came", missing)
+    try:
+        envelope = decode_frame(frames[3])
+        if (envelope.publisher_id, envelope.sequence) != (publisher, sequence):
+            raise MalformedEvent(
+                f"the envelope says publisher {envelope.publisher_id} sequence {envelope.sequence}, the message {place}"
+            )
+        events = decode_payload(envelope.payload)
+    except MalformedEvent as error:
+        yield Refused(source, place, str(error), frames[3], Mark(f"dynamo-{publisher:x}", 0, sequence))
+        return
+    by_worker: dict[int, list[KvEvent]] = {}
+    for event in events:
+        by_worker.setdefault(event.worker_id, []).append(event)
+    for worker_id, of_worker in by_worker.items():
+        for part, group in enumerate(event_groups(of_worker)):
+            mark = Mark(f"dynamo-{publisher:x}-{worker_id}" + (f"+{part}" if part else ""), 0, sequence)
+            blocks = sum(len(event.block_hashes) for event in group) // 8
+            yield Taken(encode_events(group, mark=mark, timestamp_ms=envelope.published_ms), len(group), blocks)
