@@ -176,8 +176,9 @@ class Log(ABC):
     ) -> Truncation:
         """Removes the records below ``before``, but never one that a holder which has not expired still needs.
 
-        Goes as far as it may and says who blocks the rest; ``force`` goes all the way and leaves an event.  The space
-        is given back to the system.  Raises LogDiverged beyond the end.  Below the start it changes nothing.
+        Drops the holders that have expired (each leaves an event), then goes as far as it may and says who blocks the
+        rest; ``force`` goes all the way and leaves an event.  The space is given back to the system.  Raises
+        LogDiverged beyond the end.  Below the start it changes nothing.
         """
 
     @abstractmethod

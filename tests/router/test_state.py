@@ -90,11 +90,12 @@ async def test_retention_that_races_a_cold_router_ends_in_the_right_state_or_is_
         dynlog.open_objects(f"file://{tmp_path}/objects", clock=clock) as objects,
     ):
         await log.create_topic(TOPIC, partitions=3, retention=Retention(max_age_s=3600))
+        policy = SnapshotPolicy(every_records=None, every_bytes=None, every_s=1800)
         right = 0
         for start in range(0, 600, 60):
             await publish(log, events[start : start + 60])
             if start % 120 == 0:
-                async with RouterState.open(log, TOPIC, objects=objects, policy=MANUAL, clock=clock) as writer:
+                async with RouterState.open(log, TOPIC, objects=objects, policy=policy, clock=clock) as writer:
                     await writer.ready()
                     await writer.snapshot()
             clock.advance(1800)
@@ -105,7 +106,7 @@ async def test_retention_that_races_a_cold_router_ends_in_the_right_state_or_is_
                     await asyncio.sleep(0)
 
             racing = asyncio.create_task(truncating())
-            async with RouterState.open(log, TOPIC, objects=objects, policy=MANUAL, clock=clock) as router:
+            async with RouterState.open(log, TOPIC, objects=objects, policy=policy, clock=clock) as router:
                 try:
                     await router.ready(timeout=20)
                 except StateUnrecoverable:
