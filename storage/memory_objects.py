@@ -50,7 +50,9 @@ async def open_url(url: Url, clock: Clock) -> ObjectStore:
 
     # A store without a name is one that nobody else can name.
     name = url.host or f"/{uuid.uuid4().hex}"
-    return MemoryObjects(url, name, _SHARED.enter(name, lambda: MemoryBucket(asked or DEFAULT_MAX_BYTES), check), clock)
+    return MemoryObjects(
+        url, name, _SHARED.enter(name, lambda: MemoryBucket(str(url), asked or DEFAULT_MAX_BYTES), check), clock
+    )
 
 
 class MemoryObjects(ObjectStore):

@@ -41,7 +41,8 @@ class StoredUpload:
 class MemoryBucket:
     """All objects and uploads of one memory store; every method is atomic and none blocks."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, store: str, max_bytes: int) -> None:
+        self._store = store
         self.max_bytes = max_bytes
         self._lock = threading.Lock()
         self._objects: dict[str, StoredObject] = {}
@@ -59,6 +60,7 @@ class MemoryBucket:
             raise ObjectStoreUnavailable(
                 f"{taken} of {self.max_bytes} bytes taken, {size} more do not fit: delete objects, or open the store "
                 "with a larger max_bytes",
+                store=self._store,
                 key=key,
             )
 
@@ -71,7 +73,7 @@ class MemoryBucket:
         with self._lock:
             found = self._objects.get(key)
             if if_absent and found is not None and not has_expired(found.info, now_ms):
-                raise ObjectExists("an object is there already", key=key)
+                raise ObjectExists("an object is there already", store=self._store, key=key)
             self._check_room(len(body) - (len(found.body) if found else 0), key)
             self._objects[key] = StoredObject(info, body)
         return info
@@ -81,7 +83,7 @@ class MemoryBucket:
         with self._lock:
             found = self._objects.get(key)
         if found is None or has_expired(found.info, now_ms):
-            raise ObjectNotFound("no such object", key=key)
+            raise ObjectNotFound("no such object", store=self._store, key=key)
         return found
 
     def list_from(self, prefix: str, after: str, count: int, now_ms: int) -> list[ObjectInfo]:
@@ -126,7 +128,9 @@ class MemoryBucket:
     def _upload(self, key: str, upload_id: str) -> StoredUpload:
         found = self._uploads.get(upload_id)
         if found is None or found.description.key != key:
-            raise ObjectNotFound(f"no upload {upload_id!r}: it was completed, aborted or collected", key=key)
+            raise ObjectNotFound(
+                f"no upload {upload_id!r}: it was completed, aborted or collected", store=self._store, key=key
+            )
         return found
 
     def put_part(self, key: str, upload_id: str, number: int, data: bytes, now_ms: int) -> Part:
