@@ -42,6 +42,7 @@ READ_BYTES = 512 * 1024
 HEARTBEAT_S = 30.0
 """An ephemeral holder expires after 600 s; so many heartbeats may be missed before that."""
 IDLE_S = 60.0
+RELEASE_S = 5.0
 MAX_STARTS = 5
 """How often a rebuild begins anew because truncation overtook it, before it gives up."""
 
@@ -254,6 +255,6 @@ class Replayer(Generic[P]):
 async def release_quietly(log: Log, topic: str, holder: str) -> None:
     """Forgets a holder where nothing more can be done about a failure: an ephemeral one expires by itself."""
     try:
-        await log.release(topic, holder, timeout=2.0)
+        await log.release(topic, holder, timeout=RELEASE_S)
     except DynlogError:
         return
