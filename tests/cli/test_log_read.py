@@ -148,7 +148,7 @@ async def test_following_shows_what_other_processes_append_until_it_is_interrupt
 async def test_following_ends_by_itself_at_its_limit(log_url: str) -> None:
     async with (
         Dynlog.start("log", "read", "events", "--follow", "--limit", "2", "--json", "--log", log_url) as follow,
-        Dynlog.start("log", "append", "events", "--log", log_url) as append,
+        Dynlog.start("log", "append", "events", "--partition", "0", "--log", log_url) as append,
     ):
         await append.say("a\nb\nc\n")
         done = await follow.ended()
