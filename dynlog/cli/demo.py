@@ -1,213 +1,38 @@
-"""`dynlog demo`: a fleet, a router that is killed with SIGKILL, and its state back from the log, compared.
-
-The fleet's events are the shipped sample of the Mooncake trace.  The comparison is against a fold of its own (plain
-dictionaries over the events as they were generated), which shares no code with the index, the log or the snapshots.
-"""
+"""`dynlog demo`: the command; what happens is in `demo_run`."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-import os
-import sys
-import tempfile
-import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
-from importlib import resources
-from pathlib import Path
-from typing import Any
+import dataclasses
+from typing import Annotated
 
-from dynlog.adapters.mooncake import Chains, Request, fleet_events, read_trace
-from dynlog.errors import DynlogError
-from dynlog.kvevents import Kind, KvEvent, encode_events, unpack_hashes
-from dynlog.log import Log
-from dynlog.open import open_log
-from dynlog.producer import Producer
-from dynlog.router.dump import load_events
-from dynlog.router.index import KvIndex
+import typer
 
-TOPIC = "kv-events"
-WORKERS, CAPACITY, PARTITIONS = 8, 2000, 4
-KILL_AT = 0.7
-"""The router is killed after this share of the events."""
-PATIENCE_S = 60.0
-
-Block = tuple[int, int, int, int | None, int]
-"""(worker_id, dp_rank, block_hash, parent_hash, tokens_hash)."""
+from dynlog.cli.app import FAILED
+from dynlog.cli.output import print_json, say
+from dynlog.cli.run import run
 
 
-@dataclass(slots=True)
-class DemoReport:
-    """What the demo measured; `same` is the point of it."""
+def demo(
+    log: Annotated[
+        str | None, typer.Option("--log", metavar="URL", help="A log to use instead of a temporary SQLite file.")
+    ] = None,
+    objects: Annotated[
+        str | None, typer.Option("--objects", metavar="URL", help="Where snapshots go, instead of a temporary folder.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The measurements as one JSON document on stdout.")] = False,
+) -> None:
+    """A fleet, a router that is killed with SIGKILL, and its state back from the log.
 
-    events: int = 0
-    publish_seconds: float = 0.0
-    killed_after_records: int = 0
-    snapshots_before_kill: int = 0
-    started_from: str = ""
-    replayed_records: int = 0
-    rebuild_seconds: float = 0.0
-    back_seconds: float = 0.0
-    blocks_held: int = 0
-    same: bool = False
-    matches: list[dict[str, int]] = field(default_factory=list)
+    Eight workers publish the KV events of a production trace (a sample of Mooncake's) into a log; a router process
+    follows and snapshots and is killed; a new one comes back from snapshot and log; its state is compared with a fold
+    of plain dictionaries over all events.  It leaves nothing behind unless you name a log.
 
+    Exit status 1 if the states differ.
+    """
+    from dynlog.cli.demo_run import run_demo
 
-class RouterProcess:
-    """A router in a process of its own."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-        self.pid = process.pid
-
-    @classmethod
-    @asynccontextmanager
-    async def start(cls, log_url: str, objects_url: str) -> AsyncIterator[RouterProcess]:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "dynlog.cli.demo_router", log_url, objects_url, TOPIC,
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        try:
-            yield cls(process)
-        finally:
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
-
-    async def says(self, word: str) -> dict[str, Any]:
-        """The next line that has this fact."""
-        assert self._process.stdout is not None
-        async with asyncio.timeout(PATIENCE_S):
-            while line := await self._process.stdout.readline():
-                facts: dict[str, Any] = json.loads(line)
-                if word in facts:
-                    return facts
-        raise DynlogError(f"the router process {self.pid} ended before it said {word!r}")
-
-    async def until(self, records: int, snapshots: int) -> dict[str, Any]:
-        """Waits until it has applied so many records and written so many snapshots."""
-        while True:
-            facts = await self.says("records")
-            if facts["records"] >= records and facts["snapshots"] >= snapshots:
-                return facts
-
-    async def dump(self, path: Path) -> None:
-        """Has it catch up, dump and end."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"dump {path}\n".encode())
-        await self.says("dumped")
-
-    async def kill(self) -> None:
-        """kill -9."""
-        self._process.kill()
-        await self._process.wait()
-
-
-async def publish(log: Log, events: list[KvEvent]) -> None:
-    """The fleet: every event a record of its own, durable before the call returns."""
-    async with Producer(log, TOPIC) as producer:
-        for event in events:
-            await producer.submit(encode_events([event]))
-
-
-def independent_fold(events: list[KvEvent]) -> set[Block]:
-    """The blocks that the fleet holds, by dictionaries alone."""
-    held: dict[tuple[int, int], dict[int, tuple[int | None, int]]] = {}
-    for event in events:
-        blocks = held.setdefault((event.worker_id, event.dp_rank), {})
-        if event.kind == Kind.STORED:
-            parent = event.parent_hash
-            for block, tokens in zip(
-                unpack_hashes(event.block_hashes), unpack_hashes(event.tokens_hashes), strict=True
-            ):
-                blocks[block] = (parent, tokens)
-                parent = block
-        elif event.kind == Kind.REMOVED:
-            for block in unpack_hashes(event.block_hashes):
-                blocks.pop(block, None)
-    return {
-        (worker, rank, block, parent, tokens)
-        for (worker, rank), blocks in held.items()
-        for block, (parent, tokens) in blocks.items()
-    }
-
-
-def blocks_of_dump(dump: list[dict[str, Any]]) -> Iterator[Block]:
-    """The blocks that a dump stores."""
-    for entry in dump:
-        event = entry["event"]
-        stored = event["data"]["stored"]
-        parent = stored["parent_hash"]
-        for block in stored["blocks"]:
-            yield entry["worker_id"], event["dp_rank"], block["block_hash"], parent, block["tokens_hash"]
-            parent = block["block_hash"]
-
-
-async def run_demo(log_url: str | None, objects_url: str | None, tell: Any) -> DemoReport:
-    """Runs it, telling each step to ``tell``; without URLs in a temporary folder (SQLite and files)."""
-    async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dynlog-demo-")))
-        log_url = log_url or f"sqlite://{folder}/events.db"
-        objects_url = objects_url or f"file://{folder}/objects"
-        requests = list(read_trace(Path(str(resources.files("dynlog.data") / "mooncake_sample.jsonl.gz"))))
-        events = list(fleet_events(requests, workers=WORKERS, capacity=CAPACITY, first_worker_id=1))
-        report = DemoReport(events=len(events))
-        log = await stack.enter_async_context(open_log(log_url))
-        await log.create_topic(TOPIC, partitions=PARTITIONS)
-        cut = int(len(events) * KILL_AT)
-
-        async with RouterProcess.start(log_url, objects_url) as router:
-            await router.says("ready")
-            tell(f"{WORKERS} workers publish {len(events)} KV events of {len(requests)} requests into {log_url}")
-            begun = time.perf_counter()
-            await publish(log, events[:cut])
-            report.publish_seconds = time.perf_counter() - begun
-            tell(f"  {cut / report.publish_seconds:,.0f} events/s, each on disk before the next step")
-            facts = await router.until(records=cut, snapshots=1)
-            report.killed_after_records, report.snapshots_before_kill = facts["records"], facts["snapshots"]
-            await router.kill()
-        tell(
-            f"router (pid {router.pid}) killed with SIGKILL: {facts['records']} events in, "
-            f"{facts['snapshots']} snapshots"
-        )
-
-        await publish(log, events[cut:])
-        tell(f"  meanwhile the fleet publishes another {len(events) - cut} events")
-
-        begun = time.perf_counter()
-        async with RouterProcess.start(log_url, objects_url) as router:
-            ready = await router.says("ready")
-            report.back_seconds = time.perf_counter() - begun
-            report.started_from = ready["ready"]["started_from"]
-            report.replayed_records = ready["ready"]["records"]
-            report.rebuild_seconds = ready["ready"]["seconds"]
-            report.blocks_held = ready["blocks"]
-            tell(
-                f"a new router (pid {router.pid}) is ready after {report.back_seconds * 1000:.0f} ms, Python's start "
-                f"included: from {report.started_from.split()[0]} + {report.replayed_records} events in "
-                f"{report.rebuild_seconds * 1000:.0f} ms, {report.blocks_held} blocks"
-            )
-            path = folder / f"dump-{os.getpid()}.json"
-            await router.dump(path)
-        dump = json.loads(path.read_text())
-        expected = independent_fold(events)
-        report.same = set(blocks_of_dump(dump)) == expected and len(expected) == report.blocks_held
-        tell(f"its state {'equals' if report.same else 'DIFFERS FROM'} an independent fold of all {len(events)} events")
-        report.matches = matches(load_events(dump), requests)
-        for match in report.matches:
-            tell(
-                f"  prompt of {match['blocks']} blocks: worker {match['worker_id']} holds the first {match['matched']}"
-            )
-        return report
-
-
-def matches(index: KvIndex, requests: list[Request]) -> list[dict[str, int]]:
-    """The longest match of three sample prompts: the last ones of the trace that are long enough to be interesting."""
-    chains, found = Chains(), []
-    for request in [r for r in requests if len(r.hash_ids) >= 8][-3:]:
-        hashes = [block.tokens_hash for block in chains.of(request)]
-        (worker, _), best = max(index.find_matches(hashes).items(), key=lambda item: item[1], default=((-1, 0), 0))
-        found.append({"blocks": len(hashes), "worker_id": worker, "matched": best})
-    return found
+    report = run(run_demo(log, objects, say if as_json else print))
+    if as_json:
+        print_json(dataclasses.asdict(report))
+    if not report.same:
+        raise typer.Exit(FAILED)

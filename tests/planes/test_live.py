@@ -175,12 +175,13 @@ async def test_retention_that_outruns_the_snapshots_is_refused_at_the_start(tmp_
 
 
 async def test_the_end_of_the_block_leaves_no_task_and_no_holder(tmp_path: Path) -> None:
+    before = asyncio.all_tasks()
     async with places(tmp_path) as (log, objects, clock):
-        before = asyncio.all_tasks()
         async with live(log, objects=objects, clock=clock) as projection:
             await projection.ready(timeout=10)
-        assert asyncio.all_tasks() == before
         assert not [h for h in await log.holders("t") if h.holder.name.startswith("follower")]
+        assert not [task for task in asyncio.all_tasks() - before if task.get_name().startswith("dynlog-read")]
+    assert asyncio.all_tasks() == before
 
 
 async def test_no_other_task_waits_long_while_it_rebuilds_follows_and_snapshots(tmp_path: Path) -> None:
