@@ -188,8 +188,8 @@ async def run_demo(log_url: str | None, objects_url: str | None, tell: Callable[
             tell(
                 f"a new router (pid {router.pid}) is ready after {report.back_seconds * 1000:.0f} ms, Python's start "
                 f"included: from {report.started_from.split()[0]} + {report.replayed_records} events in "
-                f"{report.rebuild_seconds * 1000:.0f} ms ({report.replayed_records / report.rebuild_seconds:,.0f} events/s), "
-                f"{report.blocks_held} blocks"
+                f"{report.rebuild_seconds * 1000:.0f} ms ({report.replayed_records / report.rebuild_seconds:,.0f} "
+                f"events/s), {report.blocks_held} blocks"
             )
             path = folder / f"dump-{os.getpid()}.json"
             await router.dump(path)
