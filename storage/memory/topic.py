@@ -9,7 +9,6 @@ from types import MappingProxyType
 
 from dynlog.errors import CommitFenced, ConfigurationError
 from dynlog.storage.ledger import (
-    GROUP_PREFIX,
     HOLDER_EXPELLED,
     KEPT_EVENTS,
     TRUNCATION_FORCED,
@@ -105,37 +104,31 @@ class TopicData:
         lag = sum(self.partitions[p].bytes_from(offset) for p, offset in holding.holder.positions.items())
         return why_expired(holding.holder, holding.last_seen_ms, now_ms, lag)
 
-    def _living(self, now_ms: int) -> list[Holder]:
-        return [h.holder for h in self._holdings.values() if self._why_expired(h, now_ms) is None]
-
     # Truncation
 
     def truncate(self, number: int, before: int, now_ms: int, *, force: bool) -> Truncation:
-        """Truncates as far as the holders allow, or all the way."""
+        """Truncates as far as the holders allow that have not expired, or all the way."""
         partition = self.partition(number)
         if before > partition.end:
             raise beyond_end(self.info.name, number, before, partition.end)
-        limit = truncation_limit(before, number, self._living(now_ms))
+        if before <= partition.earliest:
+            return Truncation(number, partition.earliest, before)
+        self._expel(now_ms)
+        limit = truncation_limit(before, number, (holding.holder for holding in self._holdings.values()))
         if force:
-            passed = f", past {', '.join(limit.blocked_by)}" if limit.blocked_by else ""
-            detail = f"partition {number} before {before}{passed}"
+            passed = f", passing {', '.join(limit.blocked_by)}" if limit.blocked_by else ""
+            detail = f"partition {number} from {partition.earliest} to {before}{passed}"
             self._note(now_ms, TRUNCATION_FORCED, detail)
         partition.truncate(before if force else limit.before)
-        self._expel_passed(number, now_ms)
         return Truncation(number, partition.earliest, before, () if force else limit.blocked_by)
 
-    def _expel_passed(self, number: int, now_ms: int) -> None:
-        """Whoever needs what is gone holds nothing any more; its next read says so."""
-        earliest = self.partitions[number].earliest
+    def _expel(self, now_ms: int) -> None:
+        """Drops the holders that have expired; each leaves an event."""
         for name, holding in list(self._holdings.items()):
-            offset = holding.holder.positions.get(number, earliest)
-            if offset < earliest:
-                reason = self._why_expired(holding, now_ms) or "a forced truncation passed it"
-                self._expel(name, f"{reason}; partition {number} offset {offset} is below {earliest}", now_ms)
-
-    def _expel(self, name: str, reason: str, now_ms: int) -> None:
-        del self._holdings[name]
-        self._note(now_ms, HOLDER_EXPELLED, f"{name}: {reason}")
+            why = self._why_expired(holding, now_ms)
+            if why is not None:
+                del self._holdings[name]
+                self._note(now_ms, HOLDER_EXPELLED, f"{name}: {why}")
 
     def _note(self, now_ms: int, kind: str, detail: str) -> None:
         self.events.append(LogEvent(now_ms, kind, self.info.name, detail))
@@ -143,10 +136,7 @@ class TopicData:
     def enforce_retention(self, now_ms: int) -> list[Truncation]:
         """Drops expired holders, then what retention no longer keeps and nobody holds."""
         self._enforced_ms = now_ms
-        for name, holding in list(self._holdings.items()):
-            reason = self._why_expired(holding, now_ms)
-            if reason is not None:
-                self._expel(name, reason, now_ms)
+        self._expel(now_ms)
         for partition in self.partitions:
             partition.forget_expired_marks()
         cuts = retention_cuts(
@@ -168,7 +158,8 @@ class TopicData:
         self._check_positions(positions or {})
         state = self._groups.setdefault(group, Group())
         state.generation += 1
-        state.positions.update(positions or {})
+        if positions is not None:
+            state.positions = dict(positions)
         self._hold_for(group, state, now_ms)
         return state.generation
 
@@ -201,9 +192,8 @@ class TopicData:
                 raise beyond_end(self.info.name, number, offset, end)
 
     def _hold_for(self, group: str, state: Group, now_ms: int) -> None:
-        # What was truncated already cannot be held: from there the group's next read raises OffsetTruncated.
-        held = {number: max(offset, self.partitions[number].earliest) for number, offset in state.positions.items()}
-        self._holdings[GROUP_PREFIX + group] = Holding(group_holder(group, held), now_ms)
+        holder = group_holder(group, MappingProxyType(dict(state.positions)))
+        self._holdings[holder.name] = Holding(holder, now_ms)
 
 
 def by_name(topics: Iterable[TopicData]) -> list[Topic]:
