@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import importlib
 import json
 import multiprocessing
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.machine import machine_facts
+from benchmarks.one import run_benchmark
 from benchmarks.report import Row, print_table
 
 HERE = Path(__file__).resolve().parent
@@ -32,13 +32,6 @@ def find_benchmarks(folder: Path = HERE) -> list[str]:
             for node in ast.parse(path.read_text(encoding="utf-8")).body
         )
     ]
-
-
-def run_benchmark(name: str, quick: bool) -> list[Row]:
-    """The rows of one benchmark; runs in the child process."""
-    module = importlib.import_module(f"benchmarks.{name}")
-    rows: list[Row] = module.run(quick)
-    return rows
 
 
 def main() -> int:
