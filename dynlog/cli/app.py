@@ -29,6 +29,7 @@ class PartialSuccess(DynlogError):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit status; never raises."""
+    _open_what_is_closed()
     Interrupt.install()  # before the slow imports, so that a signal is never lost between them and the command
     try:
         try:
@@ -39,6 +40,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
     except BaseException as error:
         return report(error)
+
+
+def _open_what_is_closed() -> None:
+    """Descriptors 0 to 2 that the caller closed lead nowhere: else the log's files would get their numbers."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115 - open until the process ends
 
 
 def report(error: BaseException) -> int:

@@ -89,6 +89,8 @@ async def _append(
     async with open_existing(url) as log:
         if partition is not None:
             await log.position(topic, partition)  # refuses it before anything is read
+        if sys.stdin.isatty():
+            say("every line is a record; Ctrl-D ends")
         source = LineInput(sys.stdin.fileno(), log.capabilities.max_batch_bytes)
         tickets: Tickets = asyncio.Queue(MAX_UNPRINTED)
         try:

@@ -27,7 +27,6 @@ from dynlog.topics import (
 )
 from dynlog.url import parse_url
 
-
 _SPOKEN = {True: "yes", False: "no"}
 
 
@@ -39,7 +38,7 @@ def describe(
 ) -> None:
     """Show what a log is and promises; of a topic its partitions, holders, what blocks truncation, and events.
 
-    BLOCKED BY is the slowest holder of the partition: truncation goes up to TRUNCATES TO and no further.
+    BLOCKED BY is the slowest holder of the partition: truncation goes up to FREE TO and no further.
     With `--json`: `{"url", "identity", "capabilities", "topics": [{..., "partitions_now", "holders", "events"}]}`.
 
     - `dynlog log describe --log sqlite:///tmp/events.db`
@@ -153,7 +152,7 @@ class _Picture:
             size = human_bytes(state.bytes)
             who = ", ".join(names) or "nobody"
             rows.append((state.partition, state.earliest, state.end, size, state.batches, last, upto, who))
-        headings = ("PARTITION", "EARLIEST", "END", "SIZE", "BATCHES", "LAST APPEND", "TRUNCATES TO", "BLOCKED BY")
+        headings = ("PARTITION", "EARLIEST", "END", "SIZE", "BATCHES", "LAST APPEND", "FREE TO", "BLOCKED BY")
         print_table(headings, rows)
         print()
         _print_holders(self.holders)

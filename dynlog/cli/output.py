@@ -1,6 +1,6 @@
 """What goes where: results to stdout, everything else to stderr; with ``--json`` stdout holds JSON and nothing else.
 
-On a terminal tables are ruled and progress is a bar; elsewhere both are plain lines.
+A row of a table is a line, on a terminal as well; progress is a bar on a terminal and plain lines elsewhere.
 """
 
 from __future__ import annotations
@@ -37,23 +37,12 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, em
         return
     cells = [[one_line(str(cell)) for cell in row] for row in rows]
     right = [all(isinstance(row[i], int | float) for row in rows) for i in range(len(headings))]
-    if sys.stdout.isatty():
-        from rich.box import SIMPLE_HEAD
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(box=SIMPLE_HEAD, pad_edge=False)
-        for heading, to_right in zip(headings, right, strict=True):
-            table.add_column(heading, justify="right" if to_right else "left", overflow="fold")
-        for row in cells:
-            table.add_row(*map(Text, row))
-        Console().print(table)
-        return
     widths = [max(len(line[i]) for line in (headings, *cells)) for i in range(len(headings))]
-    for line in (headings, *cells):
+    bold, plain = ("\x1b[1m", "\x1b[0m") if sys.stdout.isatty() and "NO_COLOR" not in os.environ else ("", "")
+    for number, line in enumerate((headings, *cells)):
         padded = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True))
-        print("  ".join(padded).rstrip())
+        text = "  ".join(padded).rstrip()
+        print(text if number else f"{bold}{text}{plain}")
 
 
 def print_facts(facts: Mapping[str, object]) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from dynlog.cli.app import MISUSED, complain, one_line
+from dynlog.cli.app import MISUSED, complain, one_line, report
 
 
 class _Home(NamedTuple):
@@ -42,6 +42,12 @@ class LazyGroup(TyperGroup):
         if cmd_name not in self.list_commands(ctx):
             return None
         return TyperCommand(cmd_name, help=GROUPS[cmd_name].summary)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:  # typer would make status 1 of it
+            raise SystemExit(report(error)) from None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, found, rest = super().resolve_command(ctx, args)
