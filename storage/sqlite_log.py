@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from dynlog.batch import Batch, Position
-from dynlog.codec import MAX_PAYLOAD_BYTES
 from dynlog.errors import Closed, ConfigurationError, DynlogError, TopicNotFound
 from dynlog.log import DEFAULT_READ_BYTES, DEFAULT_TIMEOUT_S, Log
 from dynlog.record import Record
@@ -26,8 +25,9 @@ from dynlog.storage.sqlite import appends, backup, groups, holders, quarantine, 
 from dynlog.storage.sqlite.bell import Bell
 from dynlog.storage.sqlite.care import Care
 from dynlog.storage.sqlite.location import check_location, durability_of, path_of
+from dynlog.storage.sqlite.options import Settings, settings_of
 from dynlog.storage.sqlite.readers import Readers, View, within
-from dynlog.storage.sqlite.schema import Settings, connect_writer, opened
+from dynlog.storage.sqlite.schema import connect_writer, opened
 from dynlog.storage.sqlite.transaction import Transaction
 from dynlog.storage.sqlite.waiters import Waiters
 from dynlog.storage.sqlite.writer import Writer
@@ -36,6 +36,7 @@ from dynlog.topics import (
     Appended,
     Capabilities,
     Damage,
+    Durability,
     GroupState,
     Holder,
     HolderState,
@@ -46,44 +47,9 @@ from dynlog.topics import (
     Truncation,
     check_name,
 )
-from dynlog.url import Url, positive, read_options
+from dynlog.url import Url
 
 T = TypeVar("T")
-
-
-def _flag(text: str) -> bool:
-    if text not in ("true", "false"):
-        raise ValueError("true or false is needed")
-    return text == "true"
-
-
-def _synchronous(text: str) -> str:
-    if text not in ("full", "normal"):
-        raise ValueError("full (survives a power loss) or normal (survives a killed process) is needed")
-    return text
-
-
-def _page_size(text: str) -> int:
-    value = int(text)
-    if value not in (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536):
-        raise ValueError("a power of two from 512 to 65536 is needed")
-    return value
-
-
-def _batch_bytes(text: str) -> int:
-    value = positive(text)
-    if value > MAX_PAYLOAD_BYTES:
-        raise ValueError(f"at most {MAX_PAYLOAD_BYTES}")
-    return value
-
-
-_OPTIONS = {
-    "synchronous": _synchronous,
-    "max_batch_bytes": _batch_bytes,
-    "create": _flag,
-    "repair": _flag,
-    "page_size": _page_size,
-}
 
 
 class _Parts(NamedTuple):
@@ -96,9 +62,9 @@ class _Parts(NamedTuple):
 
 async def open_url(url: Url, clock: Clock) -> Log:
     """Opens or creates the log; see `dynlog.open.open_log`."""
-    settings = Settings(**read_options(url, _OPTIONS))
+    settings = settings_of(url)
     path = path_of(url)
-    check_location(path)
+    filesystem = check_location(path)
     readers = Readers(path, settings)
     opening = readers.aside(lambda: _open(path, settings))
     try:
@@ -113,7 +79,8 @@ async def open_url(url: Url, clock: Clock) -> Log:
     except BaseException:
         await readers.close()
         raise
-    return SqliteLog(url, path, settings, clock, parts, readers)
+    durability = durability_of(filesystem, settings.synchronous)
+    return SqliteLog(url, path, settings, durability, clock, parts, readers)
 
 
 def _open(path: Path, settings: Settings) -> _Parts:
@@ -132,7 +99,16 @@ def _open(path: Path, settings: Settings) -> _Parts:
 class SqliteLog(Log):
     """A log in a SQLite database; every promise is in `dynlog.log.Log`."""
 
-    def __init__(self, url: Url, path: Path, settings: Settings, clock: Clock, parts: _Parts, readers: Readers) -> None:
+    def __init__(
+        self,
+        url: Url,
+        path: Path,
+        settings: Settings,
+        durability: Durability,
+        clock: Clock,
+        parts: _Parts,
+        readers: Readers,
+    ) -> None:
         self._url = url
         self._path = path
         self._settings = settings
@@ -142,11 +118,11 @@ class SqliteLog(Log):
         self._readers = readers
         self._waiters = Waiters(path, parts.bell, readers)
         self._writer = Writer(path, parts.db, parts.bell, self._waiters.committed)
-        self._care = Care(self._writer, readers, clock)
+        self._care = Care(path, settings, self._writer, readers, clock)
         self._closing: asyncio.Task[None] | None = None
         self._capabilities = Capabilities(
             engine="sqlite",
-            durability=durability_of(path, settings.synchronous),
+            durability=durability,
             checks_marks=True,
             fences_at_registration=True,
             compare_and_append=False,
@@ -174,9 +150,10 @@ class SqliteLog(Log):
 
     async def _close(self) -> None:
         await self._care.close()
-        await self._writer.close()
         await self._waiters.close()
         await self._readers.close()
+        # Last, since only a connection that may write moves the write-ahead log into the database as it closes.
+        await self._writer.close()
         self._bell.close()
 
     def _check_open(self) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 from dynlog.errors import DynlogError
 from dynlog.storage.sqlite import retention
+from dynlog.storage.sqlite.options import Settings
 from dynlog.storage.sqlite.readers import Readers
+from dynlog.storage.sqlite.shrink import LOOSE_PAGES, shrink_step
 from dynlog.storage.sqlite.writer import Writer
 from dynlog.timing import Clock
 from dynlog.topics import Truncation
@@ -21,7 +24,9 @@ STEP_TIMEOUT_S = 30.0
 class Care:
     """The housekeeping of one open log: explicit truncations, and a task for the automatic ones."""
 
-    def __init__(self, writer: Writer, readers: Readers, clock: Clock) -> None:
+    def __init__(self, path: Path, settings: Settings, writer: Writer, readers: Readers, clock: Clock) -> None:
+        self._path = path
+        self._settings = settings
         self._writer = writer
         self._readers = readers
         self._clock = clock
@@ -62,7 +67,7 @@ class Care:
         row = await self._writer.run(lambda tx: tx.topics().get(name), timeout=STEP_TIMEOUT_S)
         if row is None:
             return
-        await self.retain(name, STEP_TIMEOUT_S, keep_pages=retention.LOOSE_PAGES)
+        await self.retain(name, STEP_TIMEOUT_S, keep_pages=LOOSE_PAGES)
         for partition in range(row.topic.partitions) if purge else ():
             after: str | None = ""
             while after is not None:
@@ -80,7 +85,7 @@ class Care:
             lambda tx: retention.move_start(tx, name, partition, before, force, now_ms), timeout=timeout
         )
         if await self._delete(name, [partition], timeout):
-            await self._shrink(0, timeout)
+            await self._shrink(0)
         return outcome
 
     async def retain(self, name: str, timeout: float, *, keep_pages: int = 0) -> list[Truncation]:
@@ -88,7 +93,7 @@ class Care:
         now_ms = self._clock.time_ms()
         outcome = await self._writer.run(lambda tx: retention.retain(tx, name, now_ms), timeout=timeout)
         if await self._delete(name, [truncation.partition for truncation in outcome], timeout):
-            await self._shrink(keep_pages, timeout)
+            await self._shrink(keep_pages)
         return outcome
 
     async def sweep(self, timeout: float) -> None:
@@ -97,7 +102,7 @@ class Care:
         while await self._writer.run(retention.drop_step, timeout=timeout):
             deleted = True
         if deleted:
-            await self._shrink(0, timeout)
+            await self._shrink(0)
 
     async def _delete(self, name: str, partitions: list[int], timeout: float) -> bool:
         deleted = False
@@ -107,8 +112,6 @@ class Care:
                 deleted = True
         return deleted
 
-    async def _shrink(self, keep_pages: int, timeout: float) -> None:
-        """The file becomes shorter once its freed pages are at its end and a checkpoint has written that."""
-        while await self._writer.run(lambda tx: retention.vacuum_step(tx, keep_pages), timeout=timeout):
+    async def _shrink(self, keep_pages: int) -> None:
+        while await self._readers.call(lambda _: shrink_step(self._path, self._settings, keep_pages)):
             pass
-        await self._readers.checkpoint()

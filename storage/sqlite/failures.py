@@ -45,3 +45,6 @@ def ours(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise translated(error, path) from error
+    except UnicodeDecodeError as error:
+        # Python fails to decode SQLite's message, which quotes a damaged schema.
+        raise LogCorrupt(f"the schema of {path} is damaged ({error}); restore a backup") from error

@@ -16,7 +16,7 @@ from dynlog.storage.ledger import (
 )
 from dynlog.storage.sqlite import rows
 from dynlog.storage.sqlite.readers import View
-from dynlog.storage.sqlite.reads import part_of
+from dynlog.storage.sqlite.reads import behind_holes, holes_of, part_of, row_at
 from dynlog.storage.sqlite.rows import Census, Part, TopicRow
 from dynlog.storage.sqlite.transaction import Transaction
 from dynlog.topics import Holder, HolderKind, HolderState, LogEvent
@@ -100,11 +100,9 @@ def lag_bytes(db: sqlite3.Connection, topic: TopicRow, partition: int, part: Par
     """How many stored bytes lie at or behind an offset; a row counts whole."""
     if offset >= part.end:
         return 0
-    row = db.execute(
-        "SELECT before FROM batches WHERE topic = ? AND partition = ? AND base <= ? ORDER BY base DESC LIMIT 1",
-        (topic.id, partition, max(offset, part.earliest)),
-    ).fetchone()
-    return part.bytes if row is None else min(part.written - int(row[0]), part.bytes)
+    start = behind_holes(holes_of(db, topic, partition, part), max(offset, part.earliest))
+    row = row_at(db, topic, partition, part, start) if start < part.end else None
+    return 0 if row is None else part.written - row.before
 
 
 def list_holders(view: View, name: str, now_ms: int) -> list[HolderState]:

@@ -31,8 +31,11 @@ def path_of(url: Url) -> Path:
     return Path(text).absolute()
 
 
-def check_location(path: Path, mountinfo: Path = MOUNTINFO) -> None:
-    """Raises ConfigurationError unless the folder exists, UnsupportedLocation if it lies on a network filesystem."""
+def check_location(path: Path, mountinfo: Path = MOUNTINFO) -> str | None:
+    """The type of the filesystem there, None if the system does not say.
+
+    Raises ConfigurationError unless the folder exists, UnsupportedLocation if it lies on a network filesystem.
+    """
     folder = path.parent
     if not folder.is_dir():
         raise ConfigurationError(f"the folder {folder} of the log {path.name} does not exist; create it first")
@@ -41,33 +44,31 @@ def check_location(path: Path, mountinfo: Path = MOUNTINFO) -> None:
     try:
         table = mountinfo.read_text()
     except OSError:
-        return
+        return None
     kind = filesystem_of(path.resolve(), table)
     if kind in NETWORK_FILESYSTEMS:
         raise UnsupportedLocation(
             f"{path} lies on a network filesystem ({kind}), where SQLite cannot lock: put the log on a local disk"
         )
+    return kind
 
 
-def durability_of(path: Path, synchronous: str, mountinfo: Path = MOUNTINFO) -> Durability:
+def durability_of(filesystem: str | None, synchronous: str) -> Durability:
     """What an acknowledged append survives there: without fsync, or in memory, a killed process but no power loss."""
-    try:
-        kind = filesystem_of(path.resolve(), mountinfo.read_text())
-    except OSError:
-        kind = None
-    safe = synchronous == "full" and kind not in ("tmpfs", "ramfs")
+    safe = synchronous == "full" and filesystem not in ("tmpfs", "ramfs")
     return Durability(DurabilityLevel.DISK if safe else DurabilityLevel.PROCESS)
 
 
 def filesystem_of(path: Path, table: str) -> str | None:
     """The type of the filesystem with the longest mount point above ``path``; the last mounted wins."""
-    best: tuple[int, str] | None = None
+    within = f"{path}/"
+    longest, kind = 0, None
     for line in table.splitlines():
         head, _, tail = line.partition(" - ")
-        fields = head.split()
+        fields = head.split(" ")
         if len(fields) < 5 or not tail:
             continue
-        point = Path(re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), fields[4]))
-        if path.is_relative_to(point) and (best is None or len(point.parts) >= best[0]):
-            best = (len(point.parts), tail.split()[0])
-    return best[1] if best else None
+        point = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), fields[4]).rstrip("/") + "/"
+        if len(point) >= longest and within.startswith(point):
+            longest, kind = len(point), tail.split(" ")[0]
+    return kind

@@ -17,10 +17,11 @@ from typing import NamedTuple
 from dynlog.errors import LogCorrupt
 from dynlog.storage.ledger import KEPT_EVENTS, LOSS_ACCEPTED, QUARANTINED
 from dynlog.storage.sqlite import bell, rows
+from dynlog.storage.sqlite.options import Settings
 from dynlog.storage.sqlite.rows import Census, Part, TopicRow
 from dynlog.storage.sqlite.salvage import rebuild
 from dynlog.storage.sqlite.scan import damaged_docs, scan
-from dynlog.storage.sqlite.schema import Settings, connect
+from dynlog.storage.sqlite.schema import connect
 from dynlog.storage.sqlite.transaction import Transaction
 from dynlog.storage.sqlite.verify import bell_damage, count_family, structure_damage
 from dynlog.topics import Damage

@@ -11,15 +11,16 @@ import queue
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 from dynlog.errors import Closed, DeadlineExceeded, TopicNotFound
 from dynlog.storage.sqlite import rows
 from dynlog.storage.sqlite.failures import ours
+from dynlog.storage.sqlite.options import Settings
 from dynlog.storage.sqlite.rows import Head, TopicRow
-from dynlog.storage.sqlite.schema import Settings, connect
+from dynlog.storage.sqlite.schema import connect
 
 T = TypeVar("T")
 THREADS = 2
@@ -67,7 +68,11 @@ class Readers:
         if self._closed:
             raise Closed(f"the log {self._path} was closed")
         async with within(timeout, f"{self._path} was read"):
-            return await asyncio.get_running_loop().run_in_executor(self._pool, self._read, work)
+            return await self.start(work)
+
+    def start(self, work: Callable[[View], T]) -> asyncio.Future[T]:
+        """`run` without waiting; the caller awaits the future before it closes this."""
+        return asyncio.get_running_loop().run_in_executor(self._pool, self._read, work)
 
     def aside(self, work: Callable[[], T]) -> asyncio.Future[T]:
         """Runs what needs none of these connections in one of the threads."""
@@ -78,20 +83,6 @@ class Readers:
         if self._closed:
             raise Closed(f"the log {self._path} was closed")
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._call, work)
-
-    async def checkpoint(self) -> None:
-        """Moves what is committed into the database file, and makes both files as short as they may be.
-
-        The first step lets others go on; the second then has little left to do while it keeps appends waiting.
-        """
-
-        def work(_: sqlite3.Connection) -> None:
-            with closing(connect(self._path, "rw", self._settings)) as db:
-                db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-                db.execute("PRAGMA busy_timeout = 100")
-                db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-
-        await self.call(work)
 
     async def close(self) -> None:
         """Finishes what runs and closes all connections."""

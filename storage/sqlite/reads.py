@@ -14,6 +14,7 @@ from dynlog.codec import Columns, decode_records, unseal
 from dynlog.errors import LogCorrupt, MalformedRecord
 from dynlog.storage.ledger import beyond_end, check_partition, other_incarnation, truncated
 from dynlog.storage.sqlite import rows
+from dynlog.storage.sqlite.failures import code_of
 from dynlog.storage.sqlite.readers import View
 from dynlog.storage.sqlite.rows import ADVICE, BatchRow, Part, TopicRow
 from dynlog.topics import PartitionState
@@ -73,6 +74,12 @@ def _collect(
             size += len(row.frame)
             if builder.count >= most or size >= max_bytes or offset < row.next:
                 return builder, offset
+    except sqlite3.DatabaseError as error:
+        if code_of(error) != sqlite3.SQLITE_CORRUPT:
+            raise
+        if not builder.count:
+            raise broken(topic, partition, offset, str(error)) from error
+        return builder, offset
     except LogCorrupt:
         if not builder.count:
             raise
@@ -142,11 +149,19 @@ def checked_row(topic: TopicRow, partition: int, values: tuple[Any, ...], expect
     return row
 
 
+def verified(topic: TopicRow, partition: int, row: BatchRow) -> memoryview:
+    """The payload of a row; raises LogCorrupt naming its first offset."""
+    try:
+        return unseal(row.frame, rows.place(topic, partition, row.base, row.next, row.log_time_ms, row.before))
+    except MalformedRecord as error:
+        raise broken(topic, partition, row.base, f"the records to {row.next} do not verify: {error}") from None
+
+
 def decoded(topic: TopicRow, partition: int, row: BatchRow) -> Columns:
     """The records of a row; raises LogCorrupt naming its first offset."""
+    payload = verified(topic, partition, row)
     try:
-        where = rows.place(topic, partition, row.base, row.next, row.log_time_ms, row.before)
-        columns = decode_records(unseal(row.frame, where))
+        columns = decode_records(payload)
     except MalformedRecord as error:
         raise broken(topic, partition, row.base, f"the records to {row.next} do not verify: {error}") from None
     if len(columns.keys) != row.next - row.base:
@@ -171,22 +186,32 @@ def partition_states(view: View, name: str) -> list[PartitionState]:
     return states
 
 
+def row_at(db: sqlite3.Connection, topic: TopicRow, partition: int, part: Part, offset: int) -> BatchRow | None:
+    """The row that holds an offset, verified, or None within a hole; raises LogCorrupt."""
+    values = db.execute(_FROM + " LIMIT 1", {"topic": topic.id, "partition": partition, "offset": offset}).fetchone()
+    if values is not None:
+        row = checked_row(topic, partition, values, offset)
+        if row.base <= offset < row.next <= part.end:
+            verified(topic, partition, row)
+            return row
+    if behind_holes(holes_of(db, topic, partition, part), offset) == offset:
+        raise broken(topic, partition, offset, "no row holds the offset")
+    return None
+
+
 def offset_at(view: View, name: str, partition: int, log_time_ms: int) -> int:
     """The first offset taken at or after the time: rows do not decrease in log time, so bisection finds it."""
     topic = view.topic(name)
     part = part_of(view, topic, check_partition(name, topic.topic.partitions, partition))
+    holes = holes_of(view.db, topic, partition, part)
     low, high = part.earliest, part.end
     while low < high:
-        middle = (low + high) // 2
-        row = view.db.execute(
-            "SELECT base, next, log_time_ms FROM batches WHERE topic = ? AND partition = ? AND base <= ?"
-            " ORDER BY base DESC LIMIT 1",
-            (topic.id, partition, middle),
-        ).fetchone()
+        middle = behind_holes(holes, (low + high) // 2)
+        row = row_at(view.db, topic, partition, part, middle) if middle < high else None
         if row is None:
-            low = middle + 1
-        elif row[2] < log_time_ms:
-            low = max(row[1], middle + 1)
+            high = (low + high) // 2  # nothing but a hole from there to ``high``
+        elif row.log_time_ms < log_time_ms:
+            low = row.next
         else:
-            high = min(max(row[0], part.earliest), middle)
-    return low
+            high = max(row.base, low)
+    return behind_holes(holes, low)

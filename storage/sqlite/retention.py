@@ -5,7 +5,6 @@ A crash in between leaves rows below the start; every later truncation or retent
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable
 
 from dynlog.storage.ledger import (
@@ -17,20 +16,22 @@ from dynlog.storage.ledger import (
     has_expired,
     retention_cuts,
     truncation_limit,
-    why_expired,
 )
 from dynlog.storage.sqlite import rows
 from dynlog.storage.sqlite.holders import expel, lag_bytes, stored
+from dynlog.storage.sqlite.reads import chain, verified
 from dynlog.storage.sqlite.rows import TopicRow
 from dynlog.storage.sqlite.transaction import Transaction
-from dynlog.topics import Holder, Truncation
+from dynlog.topics import Truncation
 
 STEP_ROWS = 256
 STEP_BYTES = 4 << 20
-STEP_PAGES = 512
 STEP_MARKS = 256
-LOOSE_PAGES = 4096
-"""Automatic retention leaves so many free pages to be used again; an explicit truncation leaves none."""
+
+_PLACE = "topic = :topic AND partition = :partition"
+_KEPT = f"SELECT base FROM batches WHERE {_PLACE} AND base <= :earliest AND next > :earliest ORDER BY base DESC LIMIT 1"
+_BELOW = f"SELECT base, length(frame) FROM batches WHERE {_PLACE} AND base >= :first AND base < :kept ORDER BY base"
+_DELETE = f"DELETE FROM batches WHERE {_PLACE} AND base >= :first AND base <= :last"
 
 
 def move_start(tx: Transaction, name: str, partition: int, before: int, force: bool, now_ms: int) -> Truncation:
@@ -41,7 +42,9 @@ def move_start(tx: Transaction, name: str, partition: int, before: int, force: b
         raise beyond_end(name, partition, before, part.end)
     if before <= part.earliest:
         return Truncation(partition, part.earliest, before)
-    limit = truncation_limit(before, partition, _unexpired(tx, topic, now_ms))
+    expel(tx, topic, now_ms)
+    holding = [holder for holder, _ in stored(tx.db, topic, tx.census(topic))]
+    limit = truncation_limit(before, partition, holding)
     target = before if force else max(limit.before, part.earliest)
     if target > part.earliest:
         tx.set_part(topic, partition, part._replace(earliest=target))
@@ -52,18 +55,6 @@ def move_start(tx: Transaction, name: str, partition: int, before: int, force: b
     return Truncation(partition, target, before, () if force else limit.blocked_by)
 
 
-def _unexpired(tx: Transaction, topic: TopicRow, now_ms: int) -> list[Holder]:
-    holding = []
-    for holder, last_seen_ms in stored(tx.db, topic, tx.census(topic)):
-        lag = sum(
-            lag_bytes(tx.db, topic, partition, tx.part(topic, partition), offset)
-            for partition, offset in holder.positions.items()
-        )
-        if why_expired(holder, last_seen_ms, now_ms, lag) is None:
-            holding.append(holder)
-    return holding
-
-
 def retain(tx: Transaction, name: str, now_ms: int) -> list[Truncation]:
     """Expels holders and moves the starts to where retention keeps the rest, holders spared."""
     topic = tx.topic(name)
@@ -72,51 +63,51 @@ def retain(tx: Transaction, name: str, now_ms: int) -> list[Truncation]:
     cuts = retention_cuts(
         {partition: _segments(tx, topic, partition) for partition in everywhere},
         topic.topic.retention,
-        total_bytes=sum(tx.part(topic, partition).bytes for partition in everywhere),
+        total_bytes=sum(_size(tx, topic, partition) for partition in everywhere),
         now_ms=now_ms,
     )
     return [move_start(tx, name, partition, before, False, now_ms) for partition, before in sorted(cuts.items())]
 
 
+def _size(tx: Transaction, topic: TopicRow, partition: int) -> int:
+    """What lies at or behind the start: rows below it that are not deleted yet do not count."""
+    part = tx.part(topic, partition)
+    return lag_bytes(tx.db, topic, partition, part, part.earliest)
+
+
 def _segments(tx: Transaction, topic: TopicRow, partition: int) -> Iterable[Segment]:
     part = tx.part(topic, partition)
-    for values in tx.db.execute(
-        "SELECT base, next, log_time_ms, length(frame) FROM batches WHERE topic = ? AND partition = ? AND base >= ?"
-        " ORDER BY base",
-        (topic.id, partition, part.first),
-    ):
-        yield Segment(*values)
+    if part.earliest == part.end:
+        return
+    for row in chain(tx.db, topic, partition, part, part.earliest):
+        verified(topic, partition, row)
+        yield Segment(row.base, row.next, row.log_time_ms, len(row.frame))
 
 
 def delete_step(tx: Transaction, name: str, partition: int) -> bool:
-    """Deletes some rows that lie wholly below the start; whether more are left."""
+    """Deletes some rows that lie wholly below the start, damaged or not; whether more may be left."""
     row = tx.topics().get(name)
     if row is None:
         return False
     part = tx.part(row, partition)
-    doomed, size = [], 0
-    for base, next_, length in tx.db.execute(
-        "SELECT base, next, length(frame) FROM batches WHERE topic = ? AND partition = ? AND base >= ? AND next <= ?"
-        " ORDER BY base LIMIT ?",
-        (row.id, partition, part.first, part.earliest, STEP_ROWS),
-    ):
-        doomed.append((base, next_))
+    where = {"topic": row.id, "partition": partition, "first": part.first, "earliest": part.earliest}
+    kept = tx.db.execute(_KEPT, where).fetchone()
+    doomed, size = 0, 0
+    for base, length in tx.db.execute(_BELOW, {**where, "kept": part.earliest if kept is None else kept[0]}):
+        where["last"] = base
+        doomed += 1
         size += length
-        if size >= STEP_BYTES:
+        if doomed == STEP_ROWS or size >= STEP_BYTES:
             break
     if not doomed:
         return False
-    first = doomed[-1][1]
-    _delete(tx.db, row.id, partition, first)
+    tx.db.execute(_DELETE, where)
     holes = part.holes
     for key, (_, end) in list(rows.family(tx.db, rows.hole_key(row.id, partition))) if holes else ():
         if end <= part.earliest:
             holes -= tx.delete(rows.hole_key(row.id, partition) + key)
-    tx.set_part(
-        row,
-        partition,
-        part._replace(first=first, bytes=part.bytes - size, batches=part.batches - len(doomed), holes=holes),
-    )
+    part = part._replace(first=where["last"] + 1, bytes=part.bytes - size, batches=part.batches - doomed, holes=holes)
+    tx.set_part(row, partition, part)
     return True
 
 
@@ -139,20 +130,6 @@ def drop_step(tx: Transaction) -> bool:
         tx.db.executemany("DELETE FROM batches WHERE topic = ? AND partition = ? AND base = ?", doomed)
     else:
         tx.delete(rows.doomed_key(topic))
-    return True
-
-
-def _delete(db: sqlite3.Connection, topic: int, partition: int, before: int) -> None:
-    db.execute("DELETE FROM batches WHERE topic = ? AND partition = ? AND base < ?", (topic, partition, before))
-
-
-def vacuum_step(tx: Transaction, keep_pages: int) -> bool:
-    """Gives some free pages back to the system; whether more than ``keep_pages`` are left."""
-    free: int = tx.db.execute("PRAGMA freelist_count").fetchone()[0]
-    if free <= keep_pages:
-        return False
-    tx.changes += 1
-    tx.db.execute(f"PRAGMA incremental_vacuum({min(STEP_PAGES, free - keep_pages)})").fetchall()
     return True
 
 

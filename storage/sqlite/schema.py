@@ -13,11 +13,12 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from dynlog.errors import ConfigurationError, LogCorrupt, LogUnavailable, NotALog, UnsupportedLogVersion
 from dynlog.storage.sqlite import bell, rows
 from dynlog.storage.sqlite.failures import BUSY, code_of, ours
+from dynlog.storage.sqlite.options import Settings
 
 APPLICATION_ID = 0x444C4F47
 FORMAT = 1
@@ -33,16 +34,6 @@ TABLES = (
 )
 
 Mode = Literal["ro", "rw", "rwc"]
-
-
-class Settings(NamedTuple):
-    """The options of the URL."""
-
-    synchronous: Literal["full", "normal"] = "full"
-    max_batch_bytes: int = 1 << 20
-    create: bool = True
-    repair: bool = False
-    page_size: int = 4096
 
 
 def connect(path: Path, mode: Mode, settings: Settings) -> sqlite3.Connection:

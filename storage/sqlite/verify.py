@@ -10,11 +10,12 @@ from pathlib import Path
 
 from dynlog.errors import DynlogError, LogCorrupt
 from dynlog.storage.sqlite import bell, rows
+from dynlog.storage.sqlite.options import Settings
 from dynlog.storage.sqlite.readers import Readers, View
 from dynlog.storage.sqlite.reads import part_of
 from dynlog.storage.sqlite.rows import Census, TopicRow
 from dynlog.storage.sqlite.scan import damaged_docs, scan
-from dynlog.storage.sqlite.schema import Settings, connect
+from dynlog.storage.sqlite.schema import connect
 from dynlog.topics import Damage
 
 STEP_BYTES = 4 << 20

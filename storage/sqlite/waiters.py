@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from dynlog.errors import Closed, DynlogError
+from dynlog.errors import Closed
 from dynlog.storage.sqlite import rows
 from dynlog.storage.sqlite.bell import Bell, bell_path
 from dynlog.storage.sqlite.readers import Readers, View
@@ -24,6 +24,9 @@ FALLBACK_S = 0.5
 WITHOUT_WATCH_S = 0.02
 """How often the bell is looked at where inotify cannot be had."""
 AT_ONCE = 256
+
+Place = tuple[int, int]
+"""Topic and partition."""
 
 
 class Waiter(NamedTuple):
@@ -42,11 +45,13 @@ class Waiters:
         self._bell = bell
         self._readers = readers
         self._loop = asyncio.get_running_loop()
-        self._waiting: dict[tuple[int, int], set[Waiter]] = {}
-        self._rung = asyncio.Event()
+        self._waiting: dict[Place, set[Waiter]] = {}
         self._own_commit = 0
         self._heard = 0
-        self._task: asyncio.Task[None] | None = None
+        self._due = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._looking: asyncio.Future[dict[Place, int]] | None = None
+        self._again = False
         self._watch: Watch | None = None
         with suppress(OSError):
             self._watch = Watch(bell_path(path))
@@ -61,8 +66,9 @@ class Waiters:
                 self._watch.arm()
             except OSError:
                 self._unwatch()
-        if self._task is None or self._task.done():
-            self._task = self._loop.create_task(self._look_again())
+        if self._timer is None:
+            self._due = self._loop.time() + FALLBACK_S
+            self._timer = self._loop.call_later(self._pause(), self._tick)
         return waiter
 
     def leave(self, waiter: Waiter) -> None:
@@ -71,10 +77,12 @@ class Waiters:
         same.discard(waiter)
         if not same:
             self._waiting.pop((waiter.topic, waiter.partition), None)
-        if not self._waiting and self._watch is not None:
-            self._watch.disarm()
+        if not self._waiting:
+            self._stop_timer()
+            if self._watch is not None:
+                self._watch.disarm()
 
-    def committed(self, commit: int, advanced: Mapping[tuple[int, int], int]) -> None:
+    def committed(self, commit: int, advanced: Mapping[Place, int]) -> None:
         """This process committed; wakes who waits for what it appended."""
         self._own_commit = max(self._own_commit, commit)
         for place, end in advanced.items():
@@ -86,11 +94,25 @@ class Waiters:
             for waiter in waiters:
                 if not waiter.woken.done():
                     waiter.woken.set_exception(Closed("the log was closed while a read waited"))
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        self._stop_timer()
         self._unwatch()
+        if self._looking is not None:
+            await asyncio.wait([self._looking])
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _pause(self) -> float:
+        return FALLBACK_S if self._watch is not None else WITHOUT_WATCH_S
+
+    def _tick(self) -> None:
+        self._timer = self._loop.call_later(self._pause(), self._tick)
+        if self._watch is None:
+            self._listen()
+        if self._loop.time() >= self._due:
+            self._look()
 
     def _unwatch(self) -> None:
         if self._watch is not None:
@@ -108,50 +130,45 @@ class Waiters:
         commit = self._bell.read()
         if commit is None or commit > max(self._own_commit, self._heard):
             self._heard = commit or self._heard
-            self._rung.set()
+            self._look()
 
-    async def _look_again(self) -> None:
-        """Runs while anybody waits."""
-        due = self._loop.time() + FALLBACK_S
-        while self._waiting:
-            pause = FALLBACK_S if self._watch is not None else WITHOUT_WATCH_S
-            with suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._rung.wait()
-            if self._watch is None:
-                self._listen()
-            if self._rung.is_set() or self._loop.time() >= due:
-                self._rung.clear()
-                due = self._loop.time() + FALLBACK_S
-                await self._look()
+    def _look(self) -> None:
+        """One query for all who wait; those who come while it runs are looked after by the next."""
+        self._due = self._loop.time() + FALLBACK_S
+        if self._looking is not None:
+            self._again = True
+        elif self._waiting:
+            places = list(self._waiting)
+            self._looking = self._readers.start(_ends_of(places))
+            self._looking.add_done_callback(lambda done: self._looked(places, done))
 
-    async def _look(self) -> None:
-        places = list(self._waiting)
-        try:
-            for at in range(0, len(places), AT_ONCE):
-                some = places[at : at + AT_ONCE]
-                ends = await self._readers.run(_ends_of(some))
-                for place in some:
-                    self._advance(place, ends.get(place))
-        except DynlogError:
-            # Whoever waits finds out by reading for itself.
-            for place in places:
-                self._advance(place, None)
+    def _looked(self, places: list[Place], done: asyncio.Future[dict[Place, int]]) -> None:
+        self._looking = None
+        # Whoever waits while a look fails finds out why by reading for itself.
+        ends = {} if done.cancelled() or done.exception() is not None else done.result()
+        for place in places:
+            self._advance(place, ends.get(place))
+        if self._again:
+            self._again = False
+            self._look()
 
-    def _advance(self, place: tuple[int, int], end: int | None) -> None:
+    def _advance(self, place: Place, end: int | None) -> None:
         for waiter in self._waiting.get(place, ()):
             if (end is None or end > waiter.offset) and not waiter.woken.done():
                 waiter.woken.set_result(None)
 
 
-def _ends_of(places: list[tuple[int, int]]) -> Callable[[View], dict[tuple[int, int], int]]:
+def _ends_of(places: list[Place]) -> Callable[[View], dict[Place, int]]:
     """Work for a reader: the ends of those of the partitions that exist."""
 
-    def work(view: View) -> dict[tuple[int, int], int]:
+    def work(view: View) -> dict[Place, int]:
         by_key = {rows.part_key(*place): place for place in places}
-        found = view.db.execute(
-            f"SELECT key, frame FROM docs WHERE key IN ({','.join('?' * len(by_key))})", tuple(by_key)
-        )
-        return {by_key[key]: Part(*rows.unsealed(key, frame)).end for key, frame in found}
+        keys, found = list(by_key), {}
+        for at in range(0, len(keys), AT_ONCE):
+            some = keys[at : at + AT_ONCE]
+            marks = ",".join("?" * len(some))
+            for key, frame in view.db.execute(f"SELECT key, frame FROM docs WHERE key IN ({marks})", some):
+                found[by_key[key]] = Part(*rows.unsealed(key, frame)).end
+        return found
 
     return work

@@ -1,0 +1,39 @@
+"""Space that deleted rows took goes back to the system, in steps between which others write.
+
+Moving pages changes nothing that a read returns, so it neither counts as a commit nor rings the bell.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from dynlog.storage.sqlite.failures import BUSY, code_of
+from dynlog.storage.sqlite.options import Settings
+from dynlog.storage.sqlite.schema import connect
+
+STEP_PAGES = 1024
+LOOSE_PAGES = 4096
+"""Automatic retention leaves so many free pages to be used again; an explicit truncation leaves none."""
+
+
+def shrink_step(path: Path, settings: Settings, keep_pages: int) -> bool:
+    """Gives some free pages back, and shortens the files with the last of them; whether there is more to do."""
+    with closing(connect(path, "rw", settings)) as db:
+        free: int = db.execute("PRAGMA freelist_count").fetchone()[0]
+        try:
+            if free > keep_pages:
+                # A script, since a single statement of Python's steps only once: that is one page.
+                db.executescript(f"PRAGMA incremental_vacuum({min(STEP_PAGES, free - keep_pages)})")
+                left: int = db.execute("PRAGMA freelist_count").fetchone()[0]
+                if left < free:
+                    return True
+            # The first lets others go on; the second then has little left to do while it keeps them waiting.
+            db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            db.execute("PRAGMA busy_timeout = 100")
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except sqlite3.OperationalError as error:
+            if code_of(error) not in BUSY:
+                raise
+        return False
