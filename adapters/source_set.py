@@ -7,7 +7,7 @@ went away while no ingest ran.  A file that cannot be read keeps the set as it w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from dynlog.errors import ConfigurationError, LogError
 from dynlog.ingest_items import Item, Noticed, NoticeKind, Taken
 from dynlog.log import Log
 
-QUEUE_ITEMS = 256
+QUEUE_BURSTS = 16
 RELOAD_S = 1.0
 SAVE_S = 5.0
 """How old a checkpoint may be: bounds what a restarted ingest has to read back, not what it knows."""
@@ -57,7 +57,7 @@ class VllmSources:
         self._reload_s = reload_s
         self._replay_timeout = replay_timeout_s
         self._heartbeat = heartbeat_s
-        self._queue: asyncio.Queue[tuple[Rank, Item | Exception]] = asyncio.Queue(QUEUE_ITEMS)
+        self._queue: asyncio.Queue[tuple[Rank, list[Item] | Exception]] = asyncio.Queue(QUEUE_BURSTS)
         self._running: dict[ZmqSource, asyncio.Task[None]] = {}
         self._look_at = self._save_at = 0.0
 
@@ -94,7 +94,8 @@ class VllmSources:
                 except TimeoutError:
                     pass
                 else:
-                    yield self._handed_on(*queued)
+                    for item in self._handed_on(*queued):
+                        yield item
                 if loop.time() >= self._look_at:
                     self._look_at = loop.time() + self._reload_s
                     async for item in self._reload():
@@ -115,12 +116,13 @@ class VllmSources:
             raise ConfigurationError(f"worker {twice.worker_id} rank {twice.dp_rank} is named by two sources")
         return listed
 
-    def _handed_on(self, rank: Rank, item: Item | Exception) -> Item:
-        if isinstance(item, Exception):
-            raise item
-        if isinstance(item, Taken) and item.on_stored is not None:
-            self._memory.sent(rank)
-        return item
+    def _handed_on(self, rank: Rank, burst: list[Item] | Exception) -> Iterator[Item]:
+        if isinstance(burst, Exception):
+            raise burst
+        for item in burst:
+            if isinstance(item, Taken) and item.on_stored is not None:
+                self._memory.sent(rank)
+            yield item
 
     async def _reload(self) -> AsyncGenerator[Item, None]:
         if self._file is None:
@@ -143,7 +145,8 @@ class VllmSources:
         before = {_rank(source) for source in self._running} | set(self._memory.owned_by(self._owner))
         await self._stop([source for source in self._running if source not in self._listed])
         while not self._queue.empty():
-            yield self._handed_on(*self._queue.get_nowait())
+            for item in self._handed_on(*self._queue.get_nowait()):
+                yield item
         for rank in sorted(before - staying):
             async for item in self._gone(rank, whole_worker=all(r.worker_id != rank.worker_id for r in staying)):
                 yield item
@@ -165,9 +168,9 @@ class VllmSources:
             owner=self._owner, replay_timeout_s=self._replay_timeout, heartbeat_s=self._heartbeat,
         )  # fmt: skip
         try:
-            async with aclosing(engine.items()) as items:
-                async for item in items:
-                    await self._queue.put((engine.rank, item))
+            async with aclosing(engine.bursts()) as bursts:
+                async for burst in bursts:
+                    await self._queue.put((engine.rank, burst))
         except Exception as error:
             await self._queue.put((engine.rank, error))
 

@@ -102,10 +102,11 @@ class Lineage:
         self._failures = 0
         self._futile = 0
         self._told_gap = -1
-        self._confirmed = self._progress = self._holed = False  # of the request under way
+        self._confirmed = self._progress = self._holed = self._probing = False  # of the request under way
 
     def connected(self) -> list[Action]:
         """The engine's socket was reached (again)."""
+        self._probing = False
         self._drop_held()
         self._failures = self._futile = 0
         if self._has_replay:
@@ -118,14 +119,18 @@ class Lineage:
     def disconnected(self) -> None:
         """The connection is gone: what was held belonged to it, and a replay will offer it again if it counts."""
         self.phase = Phase.DOWN
+        self._probing = False
         self._drop_held()
 
     def live(self, sequence: int, payload: bytes) -> list[Action]:
         """A batch was published."""
         batch = _Batch(sequence, payload, digest_of(payload))
+        known = self.known
+        if self._probing and known is not None and sequence == known.last + 1 and not self._held:
+            self.phase = Phase.FLOWING  # the next one came: nothing was lost, whatever the probe says
+            self._probing = False
         if self.phase is not Phase.FLOWING:
             return self._hold(batch)
-        known = self.known
         if known is None:
             # The replay had nothing, so an engine's first batch is 0; a later number means that some were missed.
             if sequence == 0 or not self._has_replay:
@@ -180,6 +185,10 @@ class Lineage:
         """The request was not answered to its end in time."""
         if self.phase is not Phase.ASKING:
             return []
+        if self._probing and not self._held:
+            self.phase = Phase.FLOWING
+            self._probing = False
+            return []
         self._failures = 0 if self._progress else self._failures + 1
         if not self._held or self._failures < MAX_FAILURES:
             return [self._ask()]
@@ -193,7 +202,9 @@ class Lineage:
         """Nothing came for a while: whether the last batches were lost on the way, only the replay can tell."""
         if self.phase is not Phase.FLOWING or not self._has_replay:
             return []
-        return [self._ask()]
+        ask = self._ask()
+        self._probing = True
+        return [ask]
 
     def _settle(self) -> list[Action]:
         """Goes through what was held while the replay ran."""
@@ -217,7 +228,7 @@ class Lineage:
 
     def _ask(self) -> Ask:
         self.phase = Phase.ASKING
-        self._confirmed = self._progress = self._holed = False
+        self._confirmed = self._progress = self._holed = self._probing = False
         return Ask(self.known.last if self.known else 0)
 
     def _ask_again(self) -> list[Action]:

@@ -67,7 +67,7 @@ class TopicBlockSize:
 
 
 class VllmSource:
-    """Reads one engine; `items` runs until it is closed.
+    """Reads one engine; `bursts` runs until it is closed.
 
     A new engine, or a gap that nothing fills, clears the worker's rank in the log and begins anew with what the replay
     still offers.
@@ -95,24 +95,27 @@ class VllmSource:
         self._sockets = _EngineSockets(context, source, heartbeat_s)
         self._next_event_id = 0
 
-    async def items(self) -> AsyncGenerator[Item, None]:
-        """Its batches, refusals and notices; raises what the log raises."""
+    async def bursts(self) -> AsyncGenerator[list[Item], None]:
+        """Its batches, refusals and notices, as many together as one look at the sockets brings; raises what the log
+        raises."""
         remembered = await self._memory.recall(self.rank, self._owner)
         self._next_event_id = remembered.next_event_id
         lineage = Lineage(remembered.known, has_replay=self._source.replay is not None)
         timer = _Timer(self._replay_timeout)
         with self._sockets as sockets:
             while True:
+                burst: list[Item] = []
                 busy = False
                 for action in self._turn(lineage, timer):
                     busy = True
                     if isinstance(action, Ask):
                         sockets.ask(action.start)
                     elif isinstance(action, Refused | Noticed):
-                        yield action
+                        burst.append(action)
                     else:
-                        for item in await self._perform(action):
-                            yield item
+                        burst += await self._perform(action)
+                if burst:
+                    yield burst
                 if busy:
                     await asyncio.sleep(0)
                 else:
@@ -155,6 +158,7 @@ class VllmSource:
         if timer.left(asking=sockets.asking) <= 0:
             asking = sockets.asking
             timer.fired(asking=asking)
+            sockets.stop_asking()
             yield from lineage.replay_failed() if asking else lineage.probe()
 
     async def _perform(self, action: Take | Clear | Tell) -> Sequence[Item]:

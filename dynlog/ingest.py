@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from dynlog.budget import Budget
-from dynlog.codec import MAX_RECORDS, check_record, encoded_bound
+from dynlog.codec import MAX_RECORDS, encoded_bound
 from dynlog.delivery import DeliveryPolicy, deliver
 from dynlog.errors import BatchTooLarge, DeadlineExceeded
 from dynlog.ingest_items import Item, Noticed, NoticeKind, Refused, Taken
@@ -176,7 +176,6 @@ class _Lanes:
     async def put(self, item: Taken | Refused) -> None:
         """Takes an item, waiting while too much is unacknowledged; a cancelled wait has taken nothing."""
         record = item.record if isinstance(item, Taken) else _parked_record(item)
-        check_record(record)
         size = encoded_bound(record)
         if size > self._max_batch:
             raise BatchTooLarge(

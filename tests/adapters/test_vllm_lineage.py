@@ -146,6 +146,22 @@ def test_a_replay_that_never_answers_is_given_up_only_when_live_batches_wait() -
     assert any(isinstance(action, Tell) and action.kind is NoticeKind.UNVERIFIED for action in actions)
 
 
+def test_a_probe_that_nobody_answers_holds_nothing_up() -> None:
+    lineage = flowing(5)
+    assert asked(lineage.probe()) == [5]
+    assert taken(lineage.live(6, payload(6))) == [payload(6)]
+    assert lineage.replayed(5, payload(5)) == []
+    assert asked(lineage.probe()) == [6]
+    assert lineage.replay_failed() == []
+    assert taken(lineage.live(7, payload(7))) == [payload(7)]
+
+
+def test_a_probe_finds_a_lost_last_batch() -> None:
+    lineage = flowing(5)
+    lineage.probe()
+    assert taken(replay(lineage, (5, "a"), (6, "a"))) == [payload(6)]
+
+
 def test_held_batches_are_bounded_and_their_loss_is_told_and_filled() -> None:
     lineage = Lineage(known(5), has_replay=True, max_held_bytes=5)
     lineage.connected()
