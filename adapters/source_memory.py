@@ -2,8 +2,8 @@
 
 The truth is the marks and digests of the stored records; the side topic ``<topic>.sources`` only says where in the
 topic to begin looking, and keeps the last digest although truncation took the record.  A checkpoint may be old by any
-time: whatever was stored after it lies behind its offset and is read back.  Losing the side topic costs one clear per
-worker, never a wrong state.
+time: whatever was stored after it lies behind its offset and is read back.  Losing the side topic costs one reading of
+the whole topic.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ class SourceMemory:
         """How far the source was stored, once nothing of it is under way.
 
         A source that was never seen gets its first checkpoint here, before any record of it, so that nothing of it can
-        lie outside what is read back.  Raises DeadlineExceeded if what is under way is not acknowledged.
+        lie outside what is read back; without any checkpoint the whole topic is read.  Raises DeadlineExceeded if what
+        is under way is not acknowledged.
         """
         await self.recall_all([rank], owner)
         return await self.settled(rank)
@@ -90,7 +91,8 @@ class SourceMemory:
             states = await self._log.partitions(self._topic.name)
             for rank in wanted - self._entries.keys():
                 partition = partition_of(worker_key(rank.worker_id), self._topic.partitions)
-                self._entries[rank] = Remembered(rank, None, 0, partition, states[partition].end)
+                begin = states[partition].end if self._saved else states[partition].earliest
+                self._entries[rank] = Remembered(rank, None, 0, partition, begin)
             for partition in {self._entries[rank].partition for rank in wanted}:
                 await self._scan(partition, {rank for rank in wanted if self._entries[rank].partition == partition})
             self._read |= wanted

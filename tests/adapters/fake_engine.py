@@ -39,13 +39,21 @@ class FakeEngine:
     """One engine at fixed ports; entering binds them, leaving is the engine's death."""
 
     def __init__(
-        self, port: int, replay_port: int | None = None, *, buffer: int = 10_000, old_shape: bool = False, rank: int = 0
+        self,
+        port: int,
+        replay_port: int | None = None,
+        *,
+        buffer: int = 10_000,
+        old_shape: bool = False,
+        rank: int = 0,
+        send_hwm: int = 100_000,
     ) -> None:
         self._port = port
         self._replay_port = replay_port
         self._buffer: deque[tuple[int, bytes]] = deque(maxlen=buffer)
         self._old_shape = old_shape
         self._rank = rank
+        self._send_hwm = send_hwm
         self.sequence = 0
         self.replays: list[int] = []
 
@@ -53,7 +61,7 @@ class FakeEngine:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._pub: zmq.Socket[bytes] = self._context.socket(zmq.XPUB)
         self._pub.setsockopt(zmq.XPUB_VERBOSE, 1)
-        self._pub.setsockopt(zmq.SNDHWM, 100_000)
+        self._pub.setsockopt(zmq.SNDHWM, self._send_hwm)
         await _bind(self._pub, self._port)
         self._router: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         self._serving: asyncio.Task[None] | None = None

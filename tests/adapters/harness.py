@@ -50,15 +50,25 @@ class Running:
 
 @asynccontextmanager
 async def ingesting(
-    log: Log, sources: Sequence[ZmqSource] = (), *, sources_file: Path | None = None, replay_timeout_s: float = 5.0
+    log: Log,
+    sources: Sequence[ZmqSource] = (),
+    *,
+    sources_file: Path | None = None,
+    replay_timeout_s: float = 5.0,
+    heartbeat_s: float = 5.0,
+    max_unacknowledged_bytes: int = 16 << 20,
 ) -> AsyncGenerator[Running, None]:
     """Ingests until the block ends, then stops as on SIGTERM."""
     running = Running()
     async with VllmSources(
-        log, TOPIC, sources, sources_file=sources_file, reload_s=0.05, replay_timeout_s=replay_timeout_s
-    ) as engines:
+        log, TOPIC, sources,
+        sources_file=sources_file, reload_s=0.05, replay_timeout_s=replay_timeout_s, heartbeat_s=heartbeat_s,
+    ) as engines:  # fmt: skip
         task = asyncio.create_task(
-            ingest(log, TOPIC, engines.items(), stop=running.stop, progress=running.progressed)
+            ingest(
+                log, TOPIC, engines.items(),
+                stop=running.stop, progress=running.progressed, max_unacknowledged_bytes=max_unacknowledged_bytes,
+            )
         )  # fmt: skip
         try:
             yield running
