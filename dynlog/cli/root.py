@@ -93,12 +93,16 @@ def dynlog(
     """
 
 
+# click's own or the copy of it in newer typers, which have no public name for it in common.
+_USAGE_ERROR: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
+
 def invoke(arguments: Sequence[str]) -> int:
     """Runs one command line; usage errors are one line and status 2, everything else is raised."""
     command: Any = typer.main.get_command(root)
     try:
         status = command.main(args=list(arguments), prog_name="dynlog", standalone_mode=False)
-    except typer.TyperException as error:
+    except _USAGE_ERROR as error:
         context = getattr(error, "ctx", None)
         message = error.format_message()
         if not message.strip():

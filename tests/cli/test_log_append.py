@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from tests.cli.conftest import Cli
-from tests.cli.process import Dynlog
+from tests.cli.process import Dynlog, dynlog
 
 TOO_LONG = "x" * (1 << 20)
 
@@ -53,7 +53,9 @@ async def test_an_interrupt_ends_it_in_order_with_what_was_taken_acknowledged(
         assert await append.line() == "0 0"
         append.signal(number)
         assert await append.ended_with_stdin_open() == 0
-        assert "10 bytes of an unfinished line were not taken" in (await append.ended()).err
+        done = await append.ended()
+        assert "10 bytes of an unfinished line were not taken" in done.err
+    assert len((await dynlog("log", "read", "events", "--log", log_url)).lines) == 1
 
 
 def test_what_was_acknowledged_under_an_interrupt_is_all_that_is_in_the_log(cli: Cli, log_url: str) -> None:
