@@ -268,6 +268,16 @@ class HoldersSuite(LogBackend):
         with pytest.raises(OffsetTruncated):
             await timed.read(position)
 
+    async def test_a_holder_that_a_forced_truncation_went_past_is_expelled_and_the_others_stay(self, log: Log) -> None:
+        await fill(log, 6, partitions=2)
+        await log.append(TOPIC, 1, numbered(6))
+        await log.hold(TOPIC, Holder("overrun", HolderKind.PINNED, {0: 2, 1: 2}))
+        await log.hold(TOPIC, holder("ahead", 5))
+        await log.truncate(TOPIC, 0, 5, force=True)
+        assert [state.holder.name for state in await log.holders(TOPIC)] == ["ahead"]
+        assert (await log.truncate(TOPIC, 1, 6)).earliest == 6
+        assert (await log.truncate(TOPIC, 0, 6)).blocked_by == ("ahead",)
+
     async def test_events_are_kept_newest_thousand_oldest_first(self, timed: Log, clock: ManualClock) -> None:
         await fill(timed, 2)
         for number in range(1010):

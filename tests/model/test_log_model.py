@@ -29,9 +29,9 @@ class SqliteMachine(LogMachine):
 
 TestMemoryModel = MemoryMachine.TestCase
 TestMemoryModel.settings = settings(
-    max_examples=300, stateful_step_count=50, deadline=None, print_blob=True, suppress_health_check=HEALTH
+    max_examples=150, stateful_step_count=40, deadline=None, print_blob=True, suppress_health_check=HEALTH
 )
 TestSqliteModel = SqliteMachine.TestCase
 TestSqliteModel.settings = settings(
-    max_examples=120, stateful_step_count=40, deadline=None, print_blob=True, suppress_health_check=HEALTH
+    max_examples=40, stateful_step_count=30, deadline=None, print_blob=True, suppress_health_check=HEALTH
 )
