@@ -14,7 +14,7 @@ from dynlog.router.counters import Outcome
 from dynlog.router.index import KvIndex
 from dynlog.router.lanes import Lane, Rank
 
-SMALL = 256  # bytes of block hashes: smaller records of one worker that follow one another are folded as one
+SMALL = 16  # bytes of block hashes: records of one worker that are no larger and follow one another go in as one
 _STORED, _REMOVED, _CLEARED, _WORKER_REMOVED = map(int, Kind)
 _SAME_LANE = slice(0, 3), slice(4, 8)  # bytes of a head: kind, tier and domain; dp_rank
 
@@ -34,7 +34,9 @@ def apply_event(index: KvIndex, event: KvEvent) -> Outcome:
         return Outcome.APPLIED
     lane = index.lane(rank, event.tier, event.domain)
     if event.kind == Kind.STORED:
-        return index.store(lane, rank, event.parent_hash, event.block_hashes, event.tokens_hashes)
+        parent = event.parent_hash
+        above = None if parent is None else parent.to_bytes(8, "little")
+        return index.store(lane, rank, above, event.block_hashes, event.tokens_hashes)
     index.remove(lane, event.block_hashes)
     return Outcome.APPLIED
 
@@ -42,10 +44,30 @@ def apply_event(index: KvIndex, event: KvEvent) -> Outcome:
 def fold_records(index: KvIndex, keys: Sequence[bytes | None], bodies: Sequence[Sequence[bytes]]) -> None:
     """Folds records in, in order; one whose columns do not fit together is counted and skipped whole."""
     at, count = 0, len(keys)
-    index.counters.records += count
+    counters = index.counters
+    counters.records += count
     while at < count:
         key, body = keys[at], bodies[at]
         at += 1
+        if key is not None and len(body) == 3 and len(body[0]) == 32 and len(body[1]) > SMALL:
+            # Nearly always: one event with many blocks.
+            heads, blocks, tokens = body
+            kind, tier, domain, flags, dp_rank, size, _, event_id, _ = HEAD.unpack(heads)
+            fits = 8 * size == len(blocks) and tier <= 3 and domain <= 1 and len(key) == 8
+            if fits and (len(tokens) == len(blocks) if kind == _STORED else kind == _REMOVED and not tokens):
+                counters.events += 1
+                worker = int.from_bytes(key, "little"), dp_rank
+                rank = index.ranks.get(worker) or index.rank(*worker)
+                last = rank.last_event_id
+                if last is not None and event_id != last + 1:
+                    _see(index, rank, event_id)
+                rank.last_event_id = event_id
+                lane = rank.lanes.get((tier, domain)) or index.lane(rank, tier, domain)
+                if kind == _STORED:
+                    index.store(lane, rank, heads[24:] if flags & HAS_PARENT else None, blocks, tokens)
+                else:
+                    index.remove(lane, blocks)
+                continue
         if not _fits(key, body):
             index.counters.rejected_records += 1
             continue
@@ -93,7 +115,7 @@ def _fold(index: KvIndex, worker_id: int, heads: bytes, blocks: bytes, tokens: b
     at = tokens_at = 0
     rank: Rank | None = None
     while number < total:
-        kind, tier, domain, flags, dp_rank, size, _, event_id, parent = parsed[number]
+        kind, tier, domain, flags, dp_rank, size, _, event_id, _ = parsed[number]
         first = number
         number += 1
         if kind == _WORKER_REMOVED:
@@ -133,7 +155,7 @@ def _fold(index: KvIndex, worker_id: int, heads: bytes, blocks: bytes, tokens: b
             at = end
             continue
         stretch = end - at
-        above = parent if flags & HAS_PARENT else None
+        above = heads[32 * first + 24 : 32 * first + 32] if flags & HAS_PARENT else None
         stored, named = blocks[at:end], tokens[tokens_at : tokens_at + stretch]
         if number == first + 1:
             index.store(lane, rank, above, stored, named)
@@ -143,7 +165,7 @@ def _fold(index: KvIndex, worker_id: int, heads: bytes, blocks: bytes, tokens: b
 
 
 def _store_chain(
-    index: KvIndex, lane: Lane, rank: Rank, parent: int | None, blocks: bytes, tokens: bytes, heads: Sequence[Head]
+    index: KvIndex, lane: Lane, rank: Rank, parent: bytes | None, blocks: bytes, tokens: bytes, heads: Sequence[Head]
 ) -> None:
     counters = index.counters
     refused = counters.unknown_parents, counters.malformed
@@ -155,7 +177,8 @@ def _store_chain(
     for head in heads:
         end = at + 8 * head[5]
         if end > at:
-            index.store(lane, rank, head[8] if head[3] & HAS_PARENT else None, blocks[at:end], tokens[at:end])
+            above = head[8].to_bytes(8, "little") if head[3] & HAS_PARENT else None
+            index.store(lane, rank, above, blocks[at:end], tokens[at:end])
         at = end
 
 

@@ -23,10 +23,9 @@ import google_crc32c
 import msgpack
 
 from dynlog.errors import SnapshotCorrupt
-from dynlog.kvevents import Domain, Tier
 from dynlog.router.counters import Counters
 from dynlog.router.index import KvIndex
-from dynlog.router.lanes import Lane, LaneKey, Rank, select
+from dynlog.router.lanes import Rank, select
 from dynlog.router.lanes import pack as pack_hashes
 from dynlog.router.runs import Run
 
@@ -155,8 +154,7 @@ def _read_head(content: bytes) -> tuple[KvIndex, int]:
         rank = index.ranks[worker_id, dp_rank] = Rank((worker_id, dp_rank))
         rank.last_event_id = last_event_id
         for tier, domain, number in lanes:
-            lane = Lane(number, LaneKey(worker_id, dp_rank, Tier(tier), Domain(domain)))
-            rank.lanes[tier, domain] = index.lanes[number] = lane
+            index.add_lane(rank, number, tier, domain)
     return index, head["runs"]
 
 
@@ -188,8 +186,8 @@ def _add(index: KvIndex, found: _Found) -> None:
     run.gaps = dict(found.gaps) or None
     for number, prefix in run.holders.items():
         lane = index.lanes[number]
-        lane.gain(run, run.hashes[: 8 * prefix])
+        lane.gain(run, prefix, run.hashes[: 8 * prefix])
         if run.gaps and (beyond := run.gaps.get(number)):
-            lane.gain(run, pack_hashes(select(run.hashes, beyond)))
+            lane.gain(run, beyond.bit_count(), pack_hashes(select(run.hashes, beyond)))
         if prefix:
-            lane.hint(int.from_bytes(run.hashes[8 * prefix - 8 : 8 * prefix], "little"), run, prefix - 1)
+            lane.hint(run.hashes[8 * prefix - 8 : 8 * prefix], run, prefix - 1)

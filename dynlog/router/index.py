@@ -22,7 +22,7 @@ from dynlog.kvevents import Domain, Tier
 from dynlog.router.counters import Counters, Outcome
 from dynlog.router.lanes import Lane, LaneKey, Rank, WorkerRank, pack, select, unpack
 from dynlog.router.matching import TierHits, best_only, match, match_tiers
-from dynlog.router.runs import Forest, Run, common, common_end
+from dynlog.router.runs import Forest, Piece, Run, common, common_end
 
 
 class KvIndex:
@@ -34,105 +34,124 @@ class KvIndex:
         self.lanes: dict[int, Lane] = {}
         self.next_lane = 0
         self.counters = Counters()
+        self._names: dict[int, dict[int, WorkerRank]] = {tier: {} for tier in Tier}
+        self._twins = False
 
     # --- what events do ---------------------------------------------------------------------------------------------
 
-    def store(self, lane: Lane, rank: Rank, parent: int | None, blocks: bytes, tokens: bytes) -> Outcome:
+    def store(self, lane: Lane, rank: Rank, parent: bytes | None, blocks: bytes, tokens: bytes) -> Outcome:
         """The lane now holds ``blocks`` one behind another, the first behind ``parent`` (None: at the root).
 
-        ``blocks`` and ``tokens`` are packed u64 of the same length, at least one.
+        ``blocks`` and ``tokens`` are packed u64 of the same length, at least one; ``parent`` is one packed u64.
         """
         forest = self.forest
         run, at = forest.root, 0
         if parent is not None:
-            packed = parent.to_bytes(8, "little")
-            found = rank.find(forest.runs, parent, packed, lane)
+            found = rank.find(forest.runs, parent, lane)
             if found is None:
                 self.counters.unknown_parents += 1
                 return Outcome.UNKNOWN_PARENT
-            if packed in blocks and parent in unpack(blocks):
+            if parent in blocks and int.from_bytes(parent, "little") in unpack(blocks):
                 self.counters.malformed += 1
                 return Outcome.MALFORMED
             run, at = found[0], found[1] + 1
-        number, image, count = lane.number, forest.image, 0
         size = len(blocks) >> 3
         pieces = forest.place(run, at, tokens, blocks)
-        for run, start, length, first in pieces:
-            prefix = run.holders.get(number)
-            end = start + length
-            if prefix is not None and prefix >= end:
-                continue
-            if image is not None:
-                image.keep(run)
-            if not run.gaps and (prefix or 0) == start:
-                run.holders[number] = end
-                count += length
-                lane.gain(run, blocks if length == size else blocks[8 * first : 8 * (first + length)])
-                continue
-            held = run.held(number)
-            new = ((1 << length) - 1 << start) & ~held
-            if new:
-                run.hold(number, held | new)
-                named = pack(select(run.hashes, new))
-                count += len(named) >> 3
-                lane.gain(run, named)
-        lane.hint(int.from_bytes(blocks[-8:], "little"), run, end - 1)
-        self.counters.blocks_stored += count
-        self.counters.blocks_repeated += size - count
+        run, start, length, _ = pieces[-1]
+        number = lane.number
+        if length == size and run.gaps is None and run.holders.get(number, 0) == start and lane.where is None:
+            if forest.image is not None:
+                forest.image.keep(run)
+            held = size
+            run.holders[number] = start + size
+            lane.held += size
+            lane.runs[run.number] = None
+            lane.patience += size
+        else:
+            held = self._hold(lane, pieces, blocks)
+        lane.hint(blocks[-8:], run, start + length - 1)
+        self.counters.blocks_stored += held
+        if held != size:
+            self.counters.blocks_repeated += size - held
         return Outcome.APPLIED
+
+    def _hold(self, lane: Lane, pieces: list[Piece], blocks: bytes) -> int:
+        """The lane holds the pieces; how many of their blocks it did not hold before."""
+        forest, number, held = self.forest, lane.number, 0
+        for run, start, length, first in pieces:
+            prefix = run.holders.get(number, 0)
+            end = start + length
+            if prefix >= end:
+                continue
+            if forest.image is not None:
+                forest.image.keep(run)
+            if prefix == start and not run.gaps:
+                run.holders[number] = end
+                held += length
+                lane.gain(run, length, blocks[8 * first : 8 * (first + length)])
+            elif new := ((1 << length) - 1 << start) & ~(before := run.held(number)):
+                run.hold(number, before | new)
+                named = pack(select(run.hashes, new))
+                held += len(named) >> 3
+                lane.gain(run, len(named) >> 3, named)
+        return held
 
     def remove(self, lane: Lane, blocks: bytes) -> None:
         """The lane no longer holds ``blocks``; those that it does not hold are counted."""
         forest, number = self.forest, lane.number
-        table, image = forest.runs, forest.image
+        table = forest.runs
         backward = array("Q", blocks)[::-1].tobytes()
         index, count, removed = 0, len(blocks) >> 3, 0
-        run, offset = forest.root, -1
+        run, offset = forest.root, -1  # where the next block is expected
         while index < count:
             block = blocks[8 * index : 8 * index + 8]
-            # Engines drop a chain from its tail: after the head of a run comes the block that precedes it.
             if (
                 offset < 0
-                or number not in run.holders
-                or run.hashes[8 * offset : 8 * offset + 8] != block
-                or not (run.holders[number] > offset or run.held(number) >> offset & 1)
+                or (prefix := run.holders.get(number, 0)) <= offset
+                or not run.hashes.startswith(block, 8 * offset)
             ):
-                found = lane.find(table, int.from_bytes(block, "little"), block)
+                found = lane.find(table, block)
                 if found is None:
                     offset = -1
                     index += 1
                     continue
                 run, offset = found
-            if image is not None:
-                image.keep(run)
-            prefix = run.holders[number]
-            taken = min(offset + 1, count - index)
+                prefix = run.holders[number]
+            holders = run.holders
+            if forest.image is not None:
+                forest.image.keep(run)
+            left = count - index
+            taken = offset + 1 if offset < left else left
             start = offset + 1 - taken
-            stretch = backward[8 * (count - index - taken) : 8 * (count - index)]
-            if prefix == offset + 1 and not run.gaps and run.hashes.startswith(stretch, 8 * start):
+            stretch = backward[8 * (left - taken) : 8 * left]
+            if prefix == offset + 1 and run.gaps is None and run.hashes.startswith(stretch, 8 * start):
                 if start:
-                    run.holders[number] = start
+                    holders[number] = start
                 else:
-                    del run.holders[number]
+                    del holders[number]
             else:
-                held = run.held(number)
-                start, taken = _stretch(run, offset, blocks, backward, index)
-                gone = ((1 << taken) - 1 << start) & held
+                start, taken = _release(run, number, offset, blocks, backward, index)
                 stretch = run.hashes[8 * start : 8 * (start + taken)]
-                if gone != (1 << taken) - 1 << start:  # a block that is not held breaks the stretch
-                    start, taken, gone, stretch = offset, 1, 1 << offset, block
-                run.hold(number, held & ~gone)
-            lane.lose(run, taken, stretch)
+            if number not in holders:
+                del lane.runs[run.number]
+            if lane.where is not None:
+                lane.unindex(stretch)
             index += taken
             removed += taken
-            above, before = (run, start - 1) if start else (run.parent or forest.root, run.at - 1)
-            if not run.holders or 8 * (start + taken) >= len(run.hashes) or not start:
-                forest.prune(run)
-            run, offset = above, before
+            emptied, end = run, start + taken
+            # Engines drop a chain from its tail: after the head of a run comes the block that precedes it.
+            if start:
+                offset = start - 1
+            else:
+                run, offset = run.parent or run, run.at - 1
+            if 8 * end == len(emptied.hashes) or not holders:
+                forest.prune(emptied)
         if offset >= 0 and number in run.holders:
-            lane.hint(int.from_bytes(run.hashes[8 * offset : 8 * offset + 8], "little"), run, offset)
+            lane.hint(run.hashes[8 * offset : 8 * offset + 8], run, offset)
+        lane.held -= removed
         self.counters.blocks_removed += removed
-        self.counters.blocks_unknown += count - removed
+        if removed != count:
+            self.counters.blocks_unknown += count - removed
 
     def clear_rank(self, key: WorkerRank) -> None:
         """The rank holds nothing any more, in no tier."""
@@ -151,7 +170,7 @@ class KvIndex:
         for key in [key for key in self.ranks if key[0] == worker_id]:
             self.clear_rank(key)
             for lane in self.ranks.pop(key).lanes.values():
-                del self.lanes[lane.number]
+                del self.lanes[lane.number], self._names[lane.key.tier][lane.number]
 
     def clear(self) -> None:
         """Nothing is held by anybody; counters and event ids stay."""
@@ -172,9 +191,16 @@ class KvIndex:
         """The lane of that rank and memory, made if it is new."""
         lane = rank.lanes.get((tier, domain))
         if lane is None:
-            lane = Lane(self.next_lane, LaneKey(*rank.key, Tier(tier), Domain(domain)))
+            lane = self.add_lane(rank, self.next_lane, tier, domain)
             self.next_lane += 1
-            rank.lanes[tier, domain] = self.lanes[lane.number] = lane
+        return lane
+
+    def add_lane(self, rank: Rank, number: int, tier: int, domain: int) -> Lane:
+        """A lane under a number that no other has or had."""
+        lane = Lane(number, LaneKey(*rank.key, Tier(tier), Domain(domain)))
+        rank.lanes[tier, domain] = self.lanes[number] = lane
+        self._names[tier][number] = rank.key
+        self._twins = self._twins or domain != Domain.WORKER
         return lane
 
     # --- what a router asks -----------------------------------------------------------------------------------------
@@ -188,8 +214,14 @@ class KvIndex:
         ``early_exit`` the ranks of the longest match are there, all of them, each with its exact length, and the
         others are left out; it never under-reports.
         """
-        found = match(self.forest.root, pack(tokens_hashes), self.lanes, tier)
-        return best_only(found) if early_exit else found
+        names = self._names[tier]
+        found = match(self.forest.root, pack(tokens_hashes))
+        ranks = {names[lane]: length for lane, length in found.items() if lane in names}
+        if self._twins:  # a rank's blocks of one tier lie in two domains: the better one counts
+            for lane, length in found.items():
+                if lane in names and length > ranks[names[lane]]:
+                    ranks[names[lane]] = length
+        return best_only(ranks) if early_exit else ranks
 
     def find_tier_matches(self, tokens_hashes: Sequence[int] | bytes) -> dict[WorkerRank, TierHits]:
         """Each rank's blocks of the prompt by tier, a lower tier going on where the one above it ends."""
@@ -203,6 +235,17 @@ class KvIndex:
     def blocks_held(self) -> int:
         """How many (lane, block) pairs are held."""
         return sum(lane.held for lane in self.lanes.values())
+
+
+def _release(run: Run, lane: int, offset: int, blocks: bytes, backward: bytes, index: int) -> tuple[int, int]:
+    """Ends what the blocks from ``index`` on name of the run, from ``offset`` either way: its start and length."""
+    held = run.held(lane)
+    start, length = _stretch(run, offset, blocks, backward, index)
+    gone = (1 << length) - 1 << start
+    if gone & held != gone:  # a block that is not held breaks the stretch
+        start, length, gone = offset, 1, 1 << offset
+    run.hold(lane, held & ~gone)
+    return start, length
 
 
 def _stretch(run: Run, offset: int, blocks: bytes, backward: bytes, index: int) -> tuple[int, int]:

@@ -20,7 +20,8 @@ from dynlog.kvevents import Domain, Tier
 from dynlog.router.runs import Run
 
 _LITTLE = sys.byteorder == "little"
-_SPOT_BITS = 16
+SPOT_BITS = 16
+SPOT_MASK = (1 << SPOT_BITS) - 1
 _PATIENCE = 1_000  # runs that a lane may search before its traffic has paid for any
 _MAX_PATIENCE = 100_000
 
@@ -40,97 +41,98 @@ class LaneKey(NamedTuple):
 class Lane:
     """The blocks of one `LaneKey`; ``number`` stands for the lane inside runs.
 
+    ``hints`` maps a packed block hash to ``run number << SPOT_BITS | offset``, which may be outdated.  ``where`` is
+    None until every block is indexed; from then on it maps each held block hash to its run's number.
+
     ``runs`` are the numbers of the runs of which it holds something, in the order in which it came to do so, and
     ``held`` is how many blocks that is.  All dictionaries hold plain integers, out of the garbage collector's sight.
     """
 
-    __slots__ = ("_crowded", "_hints", "_patience", "_where", "held", "key", "number", "runs")
+    __slots__ = ("_crowded", "held", "hints", "key", "number", "patience", "runs", "where")
 
     def __init__(self, number: int, key: LaneKey) -> None:
         self.number = number
         self.key = key
         self.held = 0
         self.runs: dict[int, None] = {}
-        self._hints: dict[int, int] = {}
-        self._where: dict[int, int] | None = None  # block hash -> run number, of every block, once indexed
-        self._patience = _PATIENCE
-        self._crowded = 256
+        self.hints: dict[bytes, int] = {}
+        self.where: dict[int, int] | None = None
+        self.patience = _PATIENCE
+        self._crowded = 1024
 
-    def find(self, table: dict[int, Run], block_hash: int, block: bytes) -> tuple[Run, int] | None:
-        """Run and offset of the block (given as integer and packed), or None if the lane does not hold it."""
-        spot = self._hints.get(block_hash)
+    def find(self, table: dict[int, Run], block: bytes) -> tuple[Run, int] | None:
+        """Run and offset of the block (a packed hash), or None if the lane does not hold it."""
+        spot = self.hints.get(block)
         if spot is not None:
-            run = table.get(spot >> _SPOT_BITS)
-            offset = spot & (1 << _SPOT_BITS) - 1
-            if run is not None and run.hashes[8 * offset : 8 * offset + 8] == block:
+            run = table.get(spot >> SPOT_BITS)
+            if run is not None:
+                offset = spot & SPOT_MASK
                 prefix = run.holders.get(self.number)
-                if prefix is not None and (prefix > offset or run.held(self.number) >> offset & 1):
+                if (
+                    prefix is not None
+                    and (prefix > offset or run.held(self.number) >> offset & 1)
+                    and run.hashes.startswith(block, 8 * offset)
+                ):
                     return run, offset
-            del self._hints[block_hash]
-        if self._where is None:
-            if self._patience >= 0:
-                return self._search(table, block_hash, block)
+            del self.hints[block]
+        if self.where is None:
+            if self.patience >= 0:
+                return self._search(table, block)
             self._index(table)
-        assert self._where is not None
-        number = self._where.get(block_hash)
+        assert self.where is not None
+        number = self.where.get(int.from_bytes(block, "little"))
         if number is None or (run := table.get(number)) is None:
             return None
         offset = run.find(block, self.number)
         return (run, offset) if offset >= 0 else None
 
-    def hint(self, block_hash: int, run: Run, offset: int) -> None:
+    def hint(self, block: bytes, run: Run, offset: int) -> None:
         """An event began or ended at this block, so the next may name it."""
-        if self._where is None:
-            hints = self._hints
-            hints[block_hash] = run.number << _SPOT_BITS | offset
+        if self.where is None:
+            hints = self.hints
+            hints[block] = run.number << SPOT_BITS | offset
             if len(hints) > self._crowded:
                 runs = self.runs
-                self._hints = {key: spot for key, spot in hints.items() if spot >> _SPOT_BITS in runs}
-                self._crowded = 2 * len(self._hints) + 256
+                self.hints = {key: spot for key, spot in hints.items() if spot >> SPOT_BITS in runs}
+                self._crowded = 2 * len(self.hints) + 1024
 
-    def gain(self, run: Run, blocks: bytes) -> None:
-        """The lane has come to hold these blocks of the run."""
-        count = len(blocks) >> 3
+    def gain(self, run: Run, count: int, blocks: bytes) -> None:
+        """The lane has come to hold these ``count`` blocks of the run."""
         self.held += count
         self.runs[run.number] = None
-        if self._where is not None:
-            self._where.update(zip(unpack(blocks), repeat(run.number)))
-        elif self._patience < _MAX_PATIENCE:
-            self._patience += count
+        self.patience += count
+        if self.where is not None:
+            self.where.update(zip(unpack(blocks), repeat(run.number)))
 
-    def lose(self, run: Run, count: int, blocks: bytes) -> None:
-        """The lane no longer holds these ``count`` blocks of the run, in whatever order."""
-        self.held -= count
-        if run.number not in self.runs:
-            return
-        if self.number not in run.holders:
-            del self.runs[run.number]
-        if self._where is not None:
-            deque(map(self._where.pop, unpack(blocks), repeat(None)), 0)
+    def unindex(self, blocks: bytes) -> None:
+        """Takes blocks that the lane no longer holds out of its index of every block."""
+        assert self.where is not None
+        deque(map(self.where.pop, unpack(blocks), repeat(None)), 0)
 
     def forget(self) -> None:
         """The lane holds nothing any more."""
         self.held = 0
         self.runs = {}
-        self._hints = {}
-        self._where = None
-        self._patience = _PATIENCE
+        self.hints = {}
+        self.where = None
+        self.patience = _PATIENCE
 
-    def _search(self, table: dict[int, Run], block_hash: int, block: bytes) -> tuple[Run, int] | None:
+    def _search(self, table: dict[int, Run], block: bytes) -> tuple[Run, int] | None:
+        self.patience = min(self.patience, _MAX_PATIENCE)
         for searched, number in enumerate(reversed(self.runs), 1):
             run = table[number]
             offset = run.find(block, self.number)
             if offset >= 0:
-                self._patience -= searched
-                self.hint(block_hash, run, offset)
+                self.patience -= searched
+                self.hint(block, run, offset)
                 return run, offset
-        self._patience -= len(self.runs)
+        self.patience -= len(self.runs)
         return None
 
     def _index(self, table: dict[int, Run]) -> None:
-        self._hints = {}
+        self.hints = {}
         where: dict[int, int] = {}
-        self._where = where
+        self.where = where
         for number in self.runs:
             run = table[number]
             prefix = run.holders[self.number]
@@ -149,12 +151,12 @@ class Rank:
         self.lanes: dict[tuple[int, int], Lane] = {}
         self.last_event_id: int | None = None
 
-    def find(self, table: dict[int, Run], block_hash: int, block: bytes, first: Lane) -> tuple[Run, int] | None:
+    def find(self, table: dict[int, Run], block: bytes, first: Lane) -> tuple[Run, int] | None:
         """Where the rank holds the block: in lane ``first`` if it does there, else in the highest tier."""
-        found = first.find(table, block_hash, block)
+        found = first.find(table, block)
         if found is None and len(self.lanes) > 1:
             for slot in sorted(self.lanes):
-                if self.lanes[slot] is not first and (found := self.lanes[slot].find(table, block_hash, block)):
+                if self.lanes[slot] is not first and (found := self.lanes[slot].find(table, block)):
                     break
         return found
 

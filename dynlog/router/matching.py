@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from dynlog.kvevents import Tier
-from dynlog.router.lanes import Lane, Rank, WorkerRank
+from dynlog.router.lanes import Rank, WorkerRank
 from dynlog.router.runs import Branch, Run
 
 
@@ -18,41 +18,33 @@ class TierHits(NamedTuple):
     disk: int
 
 
-def match(root: Run, query: bytes, lanes: Mapping[int, Lane], tier: Tier) -> dict[WorkerRank, int]:
-    """The length of the prefix of ``query`` (packed tokens hashes) that each rank holds in the tier, if any."""
+def match(root: Run, query: bytes) -> dict[int, int]:
+    """The length of the prefix of ``query`` (packed tokens hashes) that each lane holds, by lane number, if any."""
     found: dict[int, int] = {}
     run, at, base = root, 0, 0
     while True:
         branch = run.children.get(at, _NONE).get(query[8 * base : 8 * base + 8]) if run.children else None
         if branch is None:
-            break
+            return found
         if isinstance(branch, dict) or branch.forks:
-            found = _match_forks(root, query)
-            break
+            return _match_forks(root, query)
         run = branch
         at = agreed(run, query, base)
-        going = False
         if base:
+            going = False
             for lane, prefix in run.holders.items():
-                if found.get(lane) == base and prefix:
+                if prefix and found.get(lane) == base:
                     found[lane] = base + (prefix if prefix < at else at)
                     going = True
+            if not going:
+                return found
+        elif not run.holders:
+            return found
+        elif min(run.holders.values()) >= at:
+            found = dict.fromkeys(run.holders, at)
         else:
-            for lane, prefix in run.holders.items():
-                if prefix:
-                    found[lane] = prefix if prefix < at else at
-                    going = True
-        if not going:
-            break
+            found = {lane: prefix if prefix < at else at for lane, prefix in run.holders.items() if prefix}
         base += at
-    ranks: dict[WorkerRank, int] = {}
-    for lane, length in found.items():
-        key = lanes[lane].key
-        if key.tier == tier:
-            name = key.worker_id, key.dp_rank
-            if ranks.get(name, 0) < length:
-                ranks[name] = length
-    return ranks
 
 
 _NONE: dict[bytes, Branch] = {}

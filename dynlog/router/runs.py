@@ -8,7 +8,7 @@ while there is a gap, a bitmask of what it holds beyond.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Protocol
 from weakref import ReferenceType
 
 MAX_RUN = 256  # bounds every cost that is linear in a run: searching it, its masks, appending to it
@@ -86,13 +86,8 @@ class Run:
 Branch = Run | dict[bytes, Run]
 
 
-class Piece(NamedTuple):
-    """``size`` blocks of ``run`` from ``start``, which are the blocks from ``first`` on of what is being stored."""
-
-    run: Run
-    start: int
-    size: int
-    first: int
+# (run, start, size, first): ``size`` blocks of the run from ``start``, which are the blocks from ``first`` of a store.
+Piece = tuple[Run, int, int, int]
 
 
 class Image(Protocol):
@@ -140,11 +135,26 @@ class Forest:
 
         Appended blocks are held by nobody: the caller makes some lane hold them, or calls `prune`.
         """
+        count = len(hashes) >> 3
+        branches = run.children.get(at) if run.children is not None else None
+        size = len(run.hashes)
+        if (branches is None or tokens[:8] not in branches) and (
+            at << 3 == size or not run.hashes.startswith(hashes[:8], at << 3)
+        ):
+            # Nearly always: nobody had this path, and it goes into one run.
+            if at << 3 == size and 0 < at <= MAX_RUN - count:
+                if self.image is not None:
+                    self.image.keep(run)
+                run.tokens += tokens
+                run.hashes += hashes
+                return [(run, at, count, 0)]
+            if count <= MAX_RUN:
+                return [(self._branch(run, at, tokens, hashes), 0, count, 0)]
         pieces: list[Piece] = []
-        index, count = 0, len(hashes) >> 3
+        index = 0
         while index < count:
             if at << 3 < len(run.hashes) and (same := self._same(run, at, tokens, hashes, index)):
-                pieces.append(Piece(run, at, same, index))
+                pieces.append((run, at, same, index))
                 index += same
                 at += same
                 continue
@@ -167,15 +177,13 @@ class Forest:
             else:
                 taken = min(MAX_RUN, count - index)
                 end = 8 * (index + taken)
-                run = Run(self.next_number, run, at, tokens[8 * index : end], hashes[8 * index : end])
-                self.next_number += 1
-                self.link(run)
+                run = self._branch(run, at, tokens[8 * index : end], hashes[8 * index : end])
                 at = 0
-            if pieces and pieces[-1].run is run:  # what matched and what was appended to it are one piece
-                matched = pieces.pop()
-                pieces.append(Piece(run, matched.start, matched.size + taken, matched.first))
+            if pieces and pieces[-1][0] is run:  # what matched and what was appended to it are one piece
+                _, start, size, first = pieces.pop()
+                pieces.append((run, start, size + taken, first))
             else:
-                pieces.append(Piece(run, at, taken, index))
+                pieces.append((run, at, taken, index))
             index += taken
             at += taken
         return pieces
@@ -183,23 +191,35 @@ class Forest:
     @staticmethod
     def _same(run: Run, at: int, tokens: bytes, hashes: bytes, index: int) -> int:
         """How many pairs of the run from ``at`` equal those of the path from ``index``."""
-        count = min((len(run.hashes) >> 3) - at, (len(hashes) >> 3) - index)
-        if run.hashes[8 * at : 8 * at + 8] != hashes[8 * index : 8 * index + 8]:
+        if not run.hashes.startswith(hashes[8 * index : 8 * index + 8], 8 * at):
             return 0
-        here, there = slice(8 * at, 8 * (at + count)), slice(8 * index, 8 * (index + count))
-        if run.hashes[here] == hashes[there] and run.tokens[here] == tokens[there]:
-            return count
-        return min(common(run.hashes[here], hashes[there]), common(run.tokens[here], tokens[there]))
+        count = min((len(run.hashes) >> 3) - at, (len(hashes) >> 3) - index)
+        here, there = run.hashes[8 * at : 8 * (at + count)], hashes[8 * index : 8 * (index + count)]
+        if here != there:
+            count = common(here, there)
+        here, there = run.tokens[8 * at : 8 * (at + count)], tokens[8 * index : 8 * (index + count)]
+        return count if here == there else common(here, there)
+
+    def _branch(self, parent: Run, at: int, tokens: bytes, hashes: bytes) -> Run:
+        run = Run(self.next_number, parent, at, tokens, hashes)
+        self.next_number += 1
+        self.link(run)
+        return run
 
     def link(self, run: Run) -> None:
         """Hangs a run under its parent and gives it its place among all."""
         parent, token, at = run.parent, run.tokens[:8], run.at
         assert parent is not None
+        self.runs[run.number] = run
+        if 8 * at < len(parent.tokens) and parent.tokens.startswith(token, 8 * at):
+            parent.forks = True
         if parent.children is None:
-            parent.children = {}
+            parent.children = {at: {token: run}}
+            return
         branches = parent.children.get(at)
         if branches is None:
-            branches = parent.children[at] = {}
+            parent.children[at] = {token: run}
+            return
         other = branches.get(token)
         if other is None:
             branches[token] = run
@@ -207,29 +227,35 @@ class Forest:
             other[run.hashes[:8]] = run
         else:
             branches[token] = {other.hashes[:8]: other, run.hashes[:8]: run}
-        if parent.tokens.startswith(token, 8 * at):
-            parent.forks = True
-        self.runs[run.number] = run
 
     def prune(self, run: Run) -> None:
         """Cuts off what no lane holds and no other path needs, up to the root."""
         while run is not self.root:
-            need, size = 0, len(run.hashes) >> 3
-            if run.holders:
-                if size in run.holders.values():
-                    return
-                need = max(run.holders.values())
-                if run.gaps:
-                    need = max(need, max(run.gaps.values()).bit_length())
-            if run.children is not None:
-                need = max(need, max(run.children))
-            if need < size and self.image is not None:
-                self.image.keep(run)
-            if need:
-                run.tokens, run.hashes = run.tokens[: 8 * need], run.hashes[: 8 * need]
+            size = len(run.hashes)
+            if run.holders or run.children is not None:
+                need = self._needed(run)
+                if need << 3 < size:
+                    if self.image is not None:
+                        self.image.keep(run)
+                    run.tokens, run.hashes = run.tokens[: 8 * need], run.hashes[: 8 * need]
                 return
+            if self.image is not None:
+                self.image.keep(run)
             del self.runs[run.number]
-            run = self._unlink(run)
+            at, run = run.at, self._unlink(run)
+            if at << 3 != len(run.hashes):
+                return  # something else needs the parent's last block, so this end was not what kept it
+
+    @staticmethod
+    def _needed(run: Run) -> int:
+        """How many blocks of the run somebody holds or some other path stands on."""
+        size = len(run.hashes) >> 3
+        if size in run.holders.values():
+            return size
+        need = max(run.holders.values(), default=0)
+        if run.gaps is not None:
+            need = max(need, max(run.gaps.values()).bit_length())
+        return need if run.children is None else max(need, max(run.children))
 
     @staticmethod
     def _unlink(run: Run) -> Run:
@@ -243,11 +269,12 @@ class Forest:
             del branch[run.hashes[:8]]
             if len(branch) == 1:
                 (branches[token],) = branch.values()
-        else:
+        elif len(branches) > 1:
             del branches[token]
-            if not branches:
-                del parent.children[run.at]
-                parent.children = parent.children or None
+        elif len(parent.children) > 1:
+            del parent.children[run.at]
+        else:
+            parent.children = None
         return parent
 
 
