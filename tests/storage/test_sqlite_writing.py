@@ -1,0 +1,199 @@
+"""The writer and the bell: group commit, failures of the disk, and readers that wake although a bell did not ring."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dynlog.errors import LogCorrupt
+from dynlog.log import Log
+from dynlog.open import open_log
+from dynlog.record import Record
+from dynlog.storage.sqlite import bell, waiters
+from dynlog.storage.sqlite.bell import Bell, Reading
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def commits(path: Path) -> int:
+    reading = bell.look(path)
+    assert isinstance(reading, Reading)
+    return reading.commit
+
+
+async def bodies(log: Log) -> list[bytes]:
+    batch = await log.read(await log.position("t", 0))
+    return [bytes(body[0]) for body in batch.bodies]
+
+
+async def append(log: Log, body: bytes) -> None:
+    await log.append("t", 0, [Record(parts=(body,))])
+
+
+async def test_appends_that_queue_while_another_is_made_durable_share_one_commit(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    async with open_log(f"sqlite://{path}") as log:
+        await log.create_topic("t")
+        before = commits(path)
+        await asyncio.gather(*(append(log, b"%d" % number) for number in range(200)))
+        assert commits(path) - before <= 20
+        assert len(await bodies(log)) == 200
+
+
+async def test_a_slower_process_never_turns_the_bell_back(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    identity = bytes(range(16))
+    bell.create(path, identity, 1)
+    with contextlib.closing(Bell(path, identity)) as fast, contextlib.closing(Bell(path, identity)) as slow:
+        for commit in (2, 3, 4):
+            fast.ring(commit)
+        slow.ring(2)
+        assert fast.read() == slow.read() == 4
+    assert bell.look(path) == Reading(identity, 4)
+
+
+async def test_a_commit_whose_bell_did_not_ring_before_the_kill_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    async with open_log(f"sqlite://{path}") as log:
+        await log.create_topic("t")
+        before = bell.bell_path(path).read_bytes()
+        await append(log, b"last")
+    bell.bell_path(path).write_bytes(before)
+    async with open_log(f"sqlite://{path}") as log:
+        assert await bodies(log) == [b"last"]
+        await append(log, b"next")
+    async with open_log(f"sqlite://{path}") as log:
+        assert await bodies(log) == [b"last", b"next"]
+
+
+async def test_a_waiting_read_wakes_although_the_bell_did_not_ring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite://{tmp_path}/events.db"
+    async with open_log(url) as log, open_log(url) as other:
+        await log.create_topic("t")
+        reading = asyncio.create_task(log.read(await log.position("t", 0), wait=20))
+        await log.partitions("t")  # the read is under way before the append
+        monkeypatch.setattr(Bell, "ring", lambda self, commit: None)
+        await append(other, b"silent")
+        assert [body[0] for body in (await reading).bodies] == [b"silent"]
+
+
+async def test_a_waiting_read_wakes_where_there_is_no_inotify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(path: Path) -> None:
+        raise OSError("no inotify here")
+
+    monkeypatch.setattr(waiters, "Watch", none)
+    monkeypatch.setattr(waiters, "FALLBACK_S", 60.0)
+    url = f"sqlite://{tmp_path}/events.db"
+    async with open_log(url) as log, open_log(url) as other:
+        await log.create_topic("t")
+        for body in (b"1", b"2", b"3"):
+            reading = asyncio.create_task(log.read(await log.position("t", 0, "end"), wait=20))
+            await log.partitions("t")
+            await append(other, body)
+            assert [found[0] for found in (await reading).bodies] == [body]
+
+
+DISK_THAT_FAILS = """
+import asyncio, resource, signal, sys
+from dynlog.errors import LogUnavailable, OutcomeUnknown
+from dynlog.open import open_log
+from dynlog.record import Record
+
+async def main(url):
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    async with open_log(url) as log:
+        await log.create_topic("t")
+        await log.append("t", 0, [Record(parts=(b"before",))])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+        try:
+            await log.append("t", 0, [Record(parts=(bytes(400_000),))])
+        except OutcomeUnknown as error:
+            print("first:", error)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        try:
+            await log.append("t", 0, [Record(parts=(b"again",))])
+        except OutcomeUnknown as error:
+            print("wrong:", error)
+        except LogUnavailable as error:
+            print("second:", error)
+        print("reads:", len(await log.read(await log.position("t", 0))))
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+async def test_after_a_failed_write_nothing_is_retried_until_the_log_is_opened_again(tmp_path: Path) -> None:
+    url = f"sqlite://{tmp_path}/events.db"
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", DISK_THAT_FAILS, url],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    first, second, reads = done.stdout.splitlines()
+    assert first.startswith("first:")
+    assert "may or may not be stored" in first
+    assert second.startswith("second:")
+    assert "open it again" in second
+    assert reads == "reads: 1"
+    async with open_log(url) as log:
+        assert await bodies(log) == [b"before"]
+        await append(log, b"after")
+        assert [damage async for damage in log.verify()] == []
+
+
+async def test_readers_that_never_stop_do_not_let_the_write_ahead_log_grow_without_bound(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    wal = path.with_name(path.name + "-wal")
+    largest = 0
+    async with open_log(f"sqlite://{path}") as log, asyncio.TaskGroup() as group:
+        await log.create_topic("t")
+
+        async def read() -> None:
+            while True:
+                await log.read(await log.position("t", 0))
+
+        readers = [group.create_task(read()) for _ in range(3)]
+        for _ in range(300):
+            await append(log, bytes(500_000))
+            largest = max(largest, wal.stat().st_size)
+        for reader in readers:
+            reader.cancel()
+    assert largest < 100 << 20
+
+
+async def test_a_log_that_is_opened_twice_in_one_process_keeps_its_locks_when_one_is_closed(tmp_path: Path) -> None:
+    url = f"sqlite://{tmp_path}/events.db"
+    async with open_log(url) as log:
+        await log.create_topic("t")
+        for number in range(5):
+            async with open_log(url) as other:
+                await asyncio.gather(append(log, b"a%d" % number), append(other, b"b%d" % number))
+        assert sorted(await bodies(log)) == sorted(b"%c%d" % (who, n) for who in b"ab" for n in range(5))
+
+
+async def test_a_damaged_log_refuses_appends_to_the_damaged_partition_and_takes_others(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    async with open_log(f"sqlite://{path}") as log:
+        await log.create_topic("t", partitions=2)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("UPDATE docs SET frame = zeroblob(20) WHERE key = 'part/00000001/0000'")
+    async with open_log(f"sqlite://{path}") as log:
+        outcomes = await asyncio.gather(
+            append(log, b"x"), log.append("t", 1, [Record(parts=(b"y",))]), return_exceptions=True
+        )
+        assert isinstance(outcomes[0], LogCorrupt)
+        assert not isinstance(outcomes[1], BaseException)
