@@ -10,7 +10,7 @@ servers() { scripts/servers/nats.sh; }
 lint() { "$bin/ruff" check . && "$bin/ruff" format --check .; }
 types() { "$bin/mypy"; }
 layers() { "$bin/lint-imports"; }
-tests() { "$bin/python" -m pytest ${ARGS:-}; }
+tests() { "$bin/python" -m pytest --durations=20 ${ARGS:-}; }
 
 report=()
 failed=0
