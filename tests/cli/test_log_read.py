@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
 from tests.cli.conftest import Cli
-from tests.cli.process import Dynlog, dynlog
+from tests.cli.process import PATIENCE_S, Dynlog, dynlog
 
 
 @pytest.fixture(autouse=True)
@@ -164,13 +166,14 @@ async def test_following_ends_quietly_when_its_reader_goes_away_although_nothing
         assert (await follow.ended()).err == ""
 
 
-async def test_an_interrupt_is_heard_although_the_reader_of_the_output_has_stopped_reading(log_url: str) -> None:
-    far_more_than_a_pipe_holds = ("x" * 1000 + "\n") * 2000
-    await dynlog("log", "append", "events", "--log", log_url, stdin=far_more_than_a_pipe_holds)
-    async with Dynlog.start("log", "read", "events", "--follow", "--log", log_url) as follow:
-        await follow.line()
-        follow.signal(signal.SIGTERM)
-        assert await follow.ended_with_stdin_open() == 0
+def test_an_interrupt_is_heard_although_the_reader_of_the_output_has_stopped_reading(cli: Cli, log_url: str) -> None:
+    append(cli, 0, *["x" * 1000] * 2000)  # far more than a pipe holds
+    command = [sys.executable, "-m", "dynlog.cli", "log", "read", "events", "--follow", "--log", log_url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as follow:
+        assert follow.stdout is not None
+        follow.stdout.read(1)
+        follow.send_signal(signal.SIGTERM)
+        assert follow.wait(PATIENCE_S) == 0
 
 
 async def test_following_ends_with_an_error_when_the_topic_is_deleted(log_url: str) -> None:
