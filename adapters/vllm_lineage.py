@@ -25,7 +25,7 @@ from dynlog.ingest_items import NoticeKind
 
 RECENT = 4096
 """Batches whose digests are remembered, to tell a repeat from another engine's batch of the same number."""
-MAX_HELD_BYTES = 64 << 20
+MAX_HELD_BYTES = 16 << 20
 MAX_FAILURES = 3
 """Unanswered replay requests, while live batches wait, after which continuity is given up."""
 

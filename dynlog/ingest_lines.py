@@ -12,6 +12,7 @@ import asyncio
 import gzip
 import hashlib
 import os
+import select
 import stat
 import uuid
 import zlib
@@ -27,6 +28,7 @@ from dynlog.kvevents import HEAD, KvEvent, encode_events
 from dynlog.record import Mark
 
 CHUNK_LINES = 256
+"""Part of the marks: with another number here a file would be stored a second time."""
 READ_BYTES = 1 << 20
 RECORD_BYTES = 256 << 10
 """Columns of one record; what is more goes into the next one."""
@@ -180,13 +182,27 @@ async def _file_pieces(file: _File) -> AsyncGenerator[bytes, None]:
 
 
 async def _pipe_pieces() -> AsyncGenerator[bytes, None]:
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader(limit=READ_BYTES)
-    transport, _ = await loop.connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(os.dup(0), "rb")
-    )
+    fd = os.dup(0)
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
     try:
-        while piece := await reader.read(READ_BYTES):
+        while True:
+            # Asked first, because the event loop cannot watch what is always ready (/dev/null), and would wait for ever.
+            if not poll.poll(0):
+                await _readable(fd)
+            piece = os.read(fd, READ_BYTES)
+            if not piece:
+                return
             yield piece
     finally:
-        transport.close()
+        os.close(fd)
+
+
+async def _readable(fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(fd, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(fd)

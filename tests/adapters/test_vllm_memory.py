@@ -10,7 +10,7 @@ import pytest
 from dynlog.adapters.source_memory import COMPACT_ABOVE, SourceMemory
 from dynlog.adapters.vllm_events import decode_batch
 from dynlog.adapters.vllm_lineage import Known, digest_of
-from dynlog.adapters.vllm_records import Rank, batch_records, clear_record
+from dynlog.adapters.vllm_records import Rank, batch_records, clear_record, gone_record
 from dynlog.errors import MalformedRecord
 from dynlog.kvevents import Kind, unpack_hashes
 from dynlog.log import Log
@@ -55,6 +55,16 @@ async def test_an_ended_lineage_is_remembered_as_ended(log: Log) -> None:
     await log.append(TOPIC, 0, [*records, clear_record(RANK, known, 1)])
     remembered = await (await SourceMemory.open(log, TOPIC)).recall(RANK)
     assert (remembered.known, remembered.next_event_id) == (None, 2)
+
+
+async def test_a_removal_that_was_stored_behind_the_last_checkpoint_is_not_said_again(log: Log) -> None:
+    memory = await SourceMemory.open(log, TOPIC)
+    await memory.recall(RANK, "sources.yaml")
+    await log.append(TOPIC, 0, [gone_record(RANK, None, 0, whole_worker=True)])
+    memory = await SourceMemory.open(log, TOPIC)
+    assert memory.owned_by("sources.yaml") == [RANK]
+    await memory.recall_all([], "sources.yaml")
+    assert memory.owned_by("sources.yaml") == []
 
 
 async def test_a_checkpoint_outlives_the_record_that_truncation_took(log: Log) -> None:

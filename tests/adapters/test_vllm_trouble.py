@@ -80,7 +80,7 @@ async def test_a_connection_that_went_silent_is_noticed_and_what_was_missed_is_f
 async def test_what_overflows_while_the_log_is_slow_is_filled_from_the_replay(log: Log) -> None:
     port, replay = free_ports()
     faulty = FaultyLog(log)
-    count = 20_000
+    count = 6_000
     async with (
         FakeEngine(port, replay, buffer=count, send_hwm=50) as engine,
         ingesting(faulty.log, [source_at(port, replay)], max_unacknowledged_bytes=64 << 10) as running,

@@ -70,6 +70,7 @@ async def test_a_lost_last_batch_is_found_although_nothing_comes_after_it(log: L
     async with FakeEngine(port, replay) as engine, ingesting(log, [source_at(port, replay)]):
         await engine.subscribed()
         engine.publish(stored(1))
+        await Watcher(log).until(holds(1))
         engine.publish(stored(2, parent=1), send=False)
         await Watcher(log).until(holds(1, 2))
 
@@ -195,6 +196,17 @@ async def test_another_block_size_than_the_topics_is_refused_by_name_and_parked(
     reasons = [stored_record.record.headers["reason"].decode() for stored_record in parked]
     assert "block_size: this engine's blocks hold 4 tokens, the topic's 16" in reasons[0]
     assert "not MessagePack" in reasons[1]
+
+
+async def test_a_block_size_that_another_ingest_gave_the_topic_meanwhile_counts(log: Log) -> None:
+    port, replay = free_ports()
+    async with FakeEngine(port, replay) as engine, ingesting(log, [source_at(port, replay)]) as running:
+        await engine.subscribed()
+        await log.label_topic(TOPIC, "block_size", "16")
+        engine.publish(stored(1, block_size=4))
+        engine.publish(stored(2, block_size=16))
+        await Watcher(log).until(holds(2))
+    assert running.stats.rejected == 1
 
 
 async def test_the_first_engine_that_stores_gives_the_topic_its_block_size(log: Log) -> None:

@@ -84,6 +84,13 @@ async def test_marks_are_the_files_digest_and_lines_and_are_the_same_in_every_ru
     assert [mark.sequence for mark in marks] == sorted({mark.sequence for mark in marks})
 
 
+@pytest.mark.parametrize("name", ["events.jsonl", "events.jsonl.gz"])
+async def test_groups_begin_at_fixed_lines_however_the_file_is_read(tmp_path: Path, name: str) -> None:
+    events = [event._replace(worker_id=1) for event in fleet(12_000)]
+    taken = [item for item in await items_of(write(tmp_path / name, events)) if isinstance(item, Taken)]
+    assert [item.record.mark.sequence for item in taken if item.record.mark] == list(range(1, 12_001, 256))
+
+
 async def test_a_file_that_is_ingested_twice_changes_nothing(log: Log, tmp_path: Path) -> None:
     path = write(tmp_path / "events.jsonl", fleet())
     await run(log, path)
