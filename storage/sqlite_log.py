@@ -57,7 +57,8 @@ class _Parts(NamedTuple):
 
     identity: str
     bell: Bell
-    db: sqlite3.Connection
+    reader: sqlite3.Connection
+    writer: sqlite3.Connection
 
 
 async def open_url(url: Url, clock: Clock) -> Log:
@@ -72,7 +73,8 @@ async def open_url(url: Url, clock: Clock) -> Log:
     except asyncio.CancelledError:
         with suppress(DynlogError):
             left = await opening
-            left.db.close()
+            left.reader.close()
+            left.writer.close()
             left.bell.close()
         await readers.close()
         raise
@@ -84,13 +86,13 @@ async def open_url(url: Url, clock: Clock) -> Log:
 
 
 def _open(path: Path, settings: Settings) -> _Parts:
-    with opened(path, settings) as identity:
+    with opened(path, settings) as (identity, reader):
         try:
             bell = Bell(path, uuid.UUID(identity).bytes, may_be_missing=settings.repair)
         except OSError as error:
             raise ConfigurationError(f"the bell of {path} cannot be opened for writing: {error}") from None
         try:
-            return _Parts(identity, bell, connect_writer(path, settings))
+            return _Parts(identity, bell, reader, connect_writer(path, settings))
         except BaseException:
             bell.close()
             raise
@@ -116,8 +118,9 @@ class SqliteLog(Log):
         self._identity = parts.identity
         self._bell = parts.bell
         self._readers = readers
+        readers.adopt(parts.reader)
         self._waiters = Waiters(path, parts.bell, readers)
-        self._writer = Writer(path, parts.db, parts.bell, self._waiters.committed)
+        self._writer = Writer(path, parts.writer, parts.bell, self._waiters.committed)
         self._care = Care(path, settings, self._writer, readers, clock)
         self._closing: asyncio.Task[None] | None = None
         self._capabilities = Capabilities(

@@ -63,6 +63,10 @@ class Readers:
         self._topics: tuple[int, dict[str, TopicRow]] | None = None
         self._closed = False
 
+    def adopt(self, db: sqlite3.Connection) -> None:
+        """Takes over a connection that was made elsewhere."""
+        self._connections.put(db)
+
     async def run(self, work: Callable[[View], T], *, timeout: float | None = None) -> T:
         """The outcome of the work in one read transaction; raises DeadlineExceeded, Closed, and what it raises."""
         if self._closed:

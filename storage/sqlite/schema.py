@@ -68,8 +68,10 @@ def connect_writer(path: Path, settings: Settings) -> sqlite3.Connection:
 
 
 @contextlib.contextmanager
-def opened(path: Path, settings: Settings) -> Iterator[str]:
-    """Checks or creates the log and gives its identity; further connections are made within the block.
+def opened(path: Path, settings: Settings) -> Iterator[tuple[str, sqlite3.Connection]]:
+    """Checks or creates the log; gives its identity and a reader's connection, which is closed if the block fails.
+
+    Further connections are made within the block, so that a write-ahead log is recovered only once.
 
     Raises ConfigurationError, NotALog, UnsupportedLogVersion, LogCorrupt, LogUnavailable.
     """
@@ -79,12 +81,16 @@ def opened(path: Path, settings: Settings) -> Iterator[str]:
         if _is_new(path, reading, settings):
             _create(path, settings)
             reading = bell.look(path)
-        with contextlib.closing(connect(path, "ro", settings)) as db:
+        with contextlib.ExitStack() as stack:
+            db = stack.enter_context(contextlib.closing(connect(path, "ro", settings)))
             if not _tables(db) and not _application(db):
                 _check_emptied(path, reading, settings)
                 _create(path, settings)
                 reading = bell.look(path)
-            yield _check(db, path, reading, settings)
+            if isinstance(reading, bell.Broken):
+                reading = bell.look(path)  # another process may have made it since
+            yield _check(db, path, reading, settings), db
+            stack.pop_all()
 
 
 def _is_new(path: Path, reading: bell.Reading | bell.Broken, settings: Settings) -> bool:

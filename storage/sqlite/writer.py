@@ -31,6 +31,7 @@ from dynlog.storage.sqlite.transaction import Transaction
 T = TypeVar("T")
 GROUP_JOBS, GROUP_BYTES = 1024, 8 << 20
 QUEUED_BYTES, QUEUED_JOBS = 64 << 20, 8192
+RESTART_EVERY_S = 1.0
 CLOSE_PATIENCE_S = 5.0
 """How long closing waits for a lock that another process holds."""
 
@@ -274,7 +275,7 @@ class Writer:
             return
         with suppress(OSError, sqlite3.Error):
             if self._wal.stat().st_size > WAL_KEPT_BYTES:
-                self._no_restart_before = now + 1.0
+                self._no_restart_before = now + RESTART_EVERY_S
                 self._db.execute("PRAGMA busy_timeout = 100")
                 try:
                     self._db.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()

@@ -9,6 +9,7 @@ import pytest
 
 from tests.storage.damage import BELL, DB, WAL, Case, build, cuts, flips, violations
 
+pytestmark = pytest.mark.timeout(600)
 SEED = random.randrange(1 << 32)
 
 
