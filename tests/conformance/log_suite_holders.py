@@ -268,15 +268,19 @@ class HoldersSuite(LogBackend):
         with pytest.raises(OffsetTruncated):
             await timed.read(position)
 
-    async def test_a_holder_that_a_forced_truncation_went_past_is_expelled_and_the_others_stay(self, log: Log) -> None:
-        await fill(log, 6, partitions=2)
-        await log.append(TOPIC, 1, numbered(6))
-        await log.hold(TOPIC, Holder("overrun", HolderKind.PINNED, {0: 2, 1: 2}))
-        await log.hold(TOPIC, holder("ahead", 5))
-        await log.truncate(TOPIC, 0, 5, force=True)
-        assert [state.holder.name for state in await log.holders(TOPIC)] == ["ahead"]
-        assert (await log.truncate(TOPIC, 1, 6)).earliest == 6
-        assert (await log.truncate(TOPIC, 0, 6)).blocked_by == ("ahead",)
+    async def test_truncation_drops_expired_holders_with_an_event_each(self, timed: Log, clock: ManualClock) -> None:
+        await fill(timed, 6)
+        for name in ("gone.a", "gone.b"):
+            await timed.hold(TOPIC, holder(name, 1, HolderKind.EPHEMERAL))
+        await timed.hold(TOPIC, holder("stays", 3))
+        clock.advance(EPHEMERAL_EXPIRY_S + 1)
+        done = await timed.truncate(TOPIC, 0, 6)
+        assert (done.earliest, done.blocked_by) == (3, ("stays",))
+        assert [state.holder.name for state in await timed.holders(TOPIC)] == ["stays"]
+        events = sorted(event.detail for event in await timed.events(TOPIC))
+        assert len(events) == 2
+        assert "gone.a" in events[0]
+        assert "gone.b" in events[1]
 
     async def test_events_are_kept_newest_thousand_oldest_first(self, timed: Log, clock: ManualClock) -> None:
         await fill(timed, 2)

@@ -155,13 +155,15 @@ class RacesSuite(ObjectBackend):
             assert await keys(keeper) == ["k"]
 
     async def test_a_closed_store_leaves_no_task_thread_or_file_behind(self, store_url: str) -> None:
+        unfinished: list[AsyncIterator[bytes]] = []  # never read to their ends, and held over the closing
+
         async def use() -> None:
             async with open_objects(store_url) as store:
                 await asyncio.gather(*(store.put(f"k{n}", os.urandom(1000)) for n in range(10)))
                 await asyncio.gather(*(store.get_bytes(f"k{n}") for n in range(10)))
                 await store.put("big", os.urandom(3 * PIECE_BYTES))
-                async for _ in store.get("big"):
-                    break  # never read to its end
+                unfinished.append(store.get("big"))
+                await anext(unfinished[-1])
                 await keys(store)
                 await store.gc()
                 upload = await store.start_upload("u")
@@ -173,6 +175,9 @@ class RacesSuite(ObjectBackend):
         for _ in range(3):
             await use()
         assert all(now <= then for now, then in zip(possessions(), before, strict=True)), (possessions(), before)
+        for reading in unfinished:
+            with pytest.raises(Closed):
+                await anext(reading)
 
     async def test_a_put_cancelled_at_any_moment_leaves_the_old_or_the_new_body(self, store: ObjectStore) -> None:
         old = b"old"

@@ -110,8 +110,7 @@ class Oracle:
             for name, held in self.held.items()
             if held.positions.get(number, before) < before and before > partition.start
         }
-        if force:  # whoever it goes past is expelled
-            self.held = {name: held for name, held in self.held.items() if name not in slower}
+        if force:
             slower = {}
         partition.start = max(partition.start, min([before, *slower.values()]))
         return partition.start, sorted(slower)

@@ -6,10 +6,12 @@ import tempfile
 from pathlib import Path
 from uuid import uuid4
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.model.machine import LogMachine
 
+pytestmark = pytest.mark.timeout(600)  # finding takes seconds, making the finding small may take minutes
 HEALTH = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 
 
