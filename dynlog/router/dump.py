@@ -142,7 +142,7 @@ def load_events(events: Iterable[Mapping[str, Any]]) -> KvIndex:
     for number, said in enumerate(events):
         try:
             event = _read(said)
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, MalformedEvent) as error:
             raise MalformedEvent(f"event {number} of the dump is not a RouterEvent: {error!r}") from None
         if outcome := apply_event(index, event):
             raise MalformedEvent(f"event {number} of the dump is refused: {outcome.name}")

@@ -138,12 +138,11 @@ def _fold(index: KvIndex, worker_id: int, heads: bytes, blocks: bytes, tokens: b
             head = parsed[number]
             if head[0] != kind or head[1] != tier or head[2] != domain or head[4] != dp_rank:
                 break
-            if kind == _STORED and (
-                not head[3] & HAS_PARENT
-                or end == at
-                or blocks[end - 8 : end] != heads[32 * number + 24 : 32 * number + 32]
-            ):
-                break
+            if kind == _STORED:
+                tail = blocks[end - 8 : end]
+                goes_on = head[3] & HAS_PARENT and end > at and tail == heads[32 * number + 24 : 32 * number + 32]
+                if not goes_on or tail in blocks[end : end + 8 * head[5]]:
+                    break
             _see(index, rank, head[7])
             end += 8 * head[5]
             number += 1
