@@ -83,6 +83,7 @@ async def test_a_file_that_is_somebody_elses_is_never_touched(store: ObjectStore
     await store.put("notes.txt", b"object again")
     assert await store.get_bytes("notes.txt") == b"object again"
     assert (root / "notes.txt").read_bytes() == b"mine"
+    assert len(files(root)) == 3, "the body that was replaced is still there"
     await store.delete("notes.txt")
     await store.gc(older_than_s=-TWENTY_YEARS_S)
     assert files(root) == {"notes.txt": b"mine"}

@@ -15,6 +15,10 @@ import pytest
 from dynlog.errors import ObjectNotFound
 from dynlog.objects import PIECE_BYTES, ObjectStore
 from dynlog.open import open_objects
+from dynlog.storage.files.layout import Layout
+from dynlog.storage.files.reading import OpenBody
+from dynlog.storage.files.sidecar import Sidecar
+from dynlog.storage.files.vault import Description, Vault
 from tests.conformance.object_backend import cancelled_after, keys, stream
 from tests.storage.folder_of_objects import files, foreign
 
@@ -86,6 +90,139 @@ async def test_after_sigkill_an_object_is_complete_or_absent_and_never_older_tha
             await store.gc(older_than_s=-60)
             assert len(files(root)) == 2
     assert "complete" in outcomes
+
+
+KILLED_AT_EVERY_STEP = """
+import os, pathlib, signal, sys
+from dynlog.storage.files.layout import Layout
+from dynlog.storage.files.vault import Description, Vault
+
+def put(vault, key, body):
+    draft = vault.draft()
+    draft.open()
+    draft.write(body)
+    draft.sync()
+    vault.commit(draft, Description(key, {}, None), 0, if_absent=False)
+
+def kill_at(step):
+    left = step
+    def guarded(call):
+        def guard(*args, **kwargs):
+            nonlocal left
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left -= 1
+            return call(*args, **kwargs)
+        return guard
+    for name in ("open", "write", "fsync", "close", "rename", "unlink", "mkdir", "rmdir"):
+        setattr(os, name, guarded(getattr(os, name)))
+
+root, what = pathlib.Path(sys.argv[1]), sys.argv[2]
+step, killed = 0, True
+while killed:
+    vault = Vault(Layout(root / str(step)), "a store")
+    vault.prepare()
+    if what != "first put":
+        put(vault, "d/k", b"old body")
+    child = os.fork()
+    if child == 0:
+        kill_at(step)
+        vault.delete("d/k") if what == "delete" else put(vault, "d/k", b"new")
+        os._exit(0)
+    killed = os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    step += 1
+print(step)
+"""
+
+
+@pytest.mark.parametrize("what", ["first put", "second put", "delete"])
+async def test_a_kill_at_every_system_call_leaves_the_object_as_before_or_as_after(tmp_path: Path, what: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", KILLED_AT_EVERY_STEP, str(tmp_path), what, stdout=subprocess.PIPE
+    )
+    out, _ = await process.communicate()
+    steps = int(out)
+    assert steps > 5
+    before = None if what == "first put" else b"old body"
+    after = None if what == "delete" else b"new"
+    found = []
+    for step in range(steps):
+        root = tmp_path / str(step)
+        async with open_objects(f"file://{root}") as store:
+            found.append(await store.get_bytes("d/k") if await keys(store) else None)
+            await store.put("d/k", b"afterwards")
+            assert await store.get_bytes("d/k") == b"afterwards"
+            assert foreign(root) == {"d/k": b"afterwards"}, f"killed at step {step}"
+            await store.gc(older_than_s=-60)
+            assert len(files(root)) == 2, f"killed at step {step}"
+            await store.delete("d/k")
+            assert files(root) == {}
+    moment = found.index(after)
+    assert found == [before] * moment + [after] * (steps - moment)
+    assert 0 < moment < steps
+
+
+REPLACING = """
+import asyncio, sys
+from dynlog.open import open_objects
+
+async def main(url):
+    async with open_objects(url) as store:
+        for turn in range(150):
+            await store.put("k", b"%d:" % turn + bytes(turn % 97))
+            if turn == 0:
+                print("first", flush=True)
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+async def test_a_reader_sees_whole_bodies_while_another_process_replaces_them(store: ObjectStore, root: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", REPLACING, f"file://{root}", stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"first\n"
+    last = -1
+    while last < 149:
+        turn, _, rest = (await store.get_bytes("k")).partition(b":")
+        assert len(rest) == int(turn) % 97
+        assert int(turn) >= last, "an older body came back"
+        last = int(turn)
+    await process.wait()
+
+
+class ReplacingVault(Vault):
+    """Whenever somebody has read a sidecar, the object is replaced (by a larger body) before the next step."""
+
+    left = 0
+
+    def sidecar(self, key: str, now_ms: int) -> Sidecar:
+        found = super().sidecar(key, now_ms)
+        if self.left:
+            self.left -= 1
+            self.replace(key, b"x" * (10 - self.left))
+        return found
+
+    def replace(self, key: str, body: bytes) -> None:
+        draft = self.draft()
+        draft.open()
+        draft.write(body)
+        draft.sync()
+        self.commit(draft, Description(key, {}, None), 0, if_absent=False)
+
+
+@pytest.mark.parametrize("replacements", range(6))
+def test_a_reader_between_whose_steps_the_object_is_replaced_gets_one_generation(root: Path, replacements: int) -> None:
+    vault = ReplacingVault(Layout(root), "a store")
+    vault.prepare()
+    vault.replace("k", b"first")
+    vault.left = replacements
+    body = OpenBody(vault, "k")
+    info = body.open(0)
+    assert body.read(0, info.size) == (b"x" * 10 if replacements else b"first")
+    body.verify(info)
+    body.close()
 
 
 async def test_parts_of_an_upload_survive_sigkill(root: Path) -> None:
