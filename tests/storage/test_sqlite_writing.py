@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,7 @@ class Relay:
                     db.execute("COMMIT")
                 db.execute("BEGIN")
                 db.execute("SELECT count(*) FROM docs").fetchone()
+                time.sleep(0.03)  # what a read of this length sees is always some commits old
                 self._turns[1 - number].release()
 
 
