@@ -187,7 +187,7 @@ async def _pipe_pieces() -> AsyncGenerator[bytes, None]:
     poll.register(fd, select.POLLIN)
     try:
         while True:
-            # Asked first, because the event loop cannot watch what is always ready (/dev/null), and would wait for ever.
+            # Asked first, because the event loop cannot watch what is always ready (/dev/null) and would wait for ever.
             if not poll.poll(0):
                 await _readable(fd)
             piece = os.read(fd, READ_BYTES)

@@ -157,7 +157,7 @@ async def show_status(log_url: str, topic: str, as_json: bool) -> None:
     )
     print()
     print_table(
-        ("holder", "kind", "lag", "seen s ago"),
+        ("holder", "kind", "lag when seen", "seen s ago"),
         [(h["name"], h["kind"], h["lag_records"], h["seen_seconds_ago"]) for h in facts["holders"]],
         empty="nobody follows",
     )

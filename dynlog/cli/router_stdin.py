@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import stat
+import select
 import sys
 from typing import IO
 
@@ -14,22 +14,20 @@ PIECE = 1 << 20
 async def copy_stdin(file: IO[bytes]) -> None:
     """Copies all of stdin, without blocking the event loop while a pipe gives nothing."""
     fd = sys.stdin.fileno()
-    waits = not stat.S_ISREG(os.fstat(fd).st_mode)
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
     loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    if waits:
-        loop.add_reader(fd, ready.set)
-    try:
-        while True:
-            if waits:
+    while True:
+        if not poll.poll(0):  # what is always ready (a file, /dev/null) the event loop refuses to watch
+            ready = asyncio.Event()
+            loop.add_reader(fd, ready.set)
+            try:
                 await ready.wait()
-                ready.clear()
-            piece = os.read(fd, PIECE)
-            if not piece:
-                break
-            file.write(piece)
-            await asyncio.sleep(0)
-    finally:
-        if waits:
-            loop.remove_reader(fd)
+            finally:
+                loop.remove_reader(fd)
+        piece = os.read(fd, PIECE)
+        if not piece:
+            break
+        file.write(piece)
+        await asyncio.sleep(0)
     file.flush()

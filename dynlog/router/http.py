@@ -73,7 +73,8 @@ class _Service:
         asked = parse_match(body, self._settings.block_size)
         results = await self._find(asked)
         answer: dict[str, Any] = {"results": results} if asked.batch else results[0]
-        answer["stale_since_ms"] = self._router.status().stale_since_ms
+        status = self._router.status()
+        answer["ready"], answer["stale_since_ms"] = status.ready, status.stale_since_ms
         response = _json(answer)
         self.metrics.match_seconds.observe(time.perf_counter() - begun)
         return response

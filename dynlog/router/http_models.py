@@ -71,6 +71,7 @@ class Matches(BaseModel):
 class Answer(Matches):
     """Answer to one prompt."""
 
+    ready: bool = Field(description="false while the state is being rebuilt: it knows only a part, or nothing, yet")
     stale_since_ms: int | None = Field(description="since when (ms since the epoch) the log cannot be read, or null")
 
 
@@ -78,6 +79,7 @@ class Answers(BaseModel):
     """Answer to a batch, in the order of its prompts."""
 
     results: list[Matches]
+    ready: bool
     stale_since_ms: int | None
 
 

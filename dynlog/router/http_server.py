@@ -145,6 +145,7 @@ async def serving(
             ws="none",
             lifespan="off",
             log_config=None,
+            log_level="error",  # what clients do wrong is counted, not logged
             access_log=False,
             server_header=False,
             proxy_headers=False,

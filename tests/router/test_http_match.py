@@ -32,6 +32,7 @@ async def test_the_longest_match_comes_first_with_exact_64_bit_ids(served: Serve
             {"worker_id": FAST, "worker_id_str": "7", "dp_rank": 0, "blocks": 3},
             {"worker_id": SLOW, "worker_id_str": str(BIG), "dp_rank": 0, "blocks": 2},
         ],
+        "ready": True,
         "stale_since_ms": None,
     }
 

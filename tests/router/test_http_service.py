@@ -55,7 +55,8 @@ async def test_it_is_alive_but_not_ready_while_it_rebuilds() -> None:
             assert alive.status_code == 200
             assert ready.status_code == 503
             assert ready.json()["reason"].startswith("rebuilding: 0 of 0 records; last error: the disk is away")
-            assert await served.match(hashes=PROMPT) == []
+            answer = (await served.http.post("/match", json={"hashes": PROMPT})).json()
+            assert (answer["matches"], answer["ready"]) == ([], False)
 
             unread.readable = True
             await served.router.ready(10)
@@ -66,6 +67,7 @@ async def test_it_is_alive_but_not_ready_while_it_rebuilds() -> None:
                 "blocks": 5, "last_error": None,
             }  # fmt: skip
             assert await served.match(hashes=PROMPT) == [(FAST, 0, 3), (SLOW, 0, 2)]
+            assert (await served.http.post("/match", json={"hashes": PROMPT})).json()["ready"] is True
 
 
 async def test_it_answers_from_memory_while_the_log_is_away_and_is_not_ready_beyond_the_bound() -> None:
