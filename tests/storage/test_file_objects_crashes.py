@@ -19,7 +19,7 @@ from dynlog.storage.files.layout import Layout
 from dynlog.storage.files.reading import OpenBody
 from dynlog.storage.files.sidecar import Sidecar
 from dynlog.storage.files.vault import Description, Vault
-from tests.conformance.object_backend import cancelled_after, keys, stream
+from tests.conformance.object_backend import PATIENCE_S, cancelled_after, keys, stream
 from tests.storage.folder_of_objects import files, foreign
 
 
@@ -261,6 +261,21 @@ async def test_a_cancelled_call_leaves_no_temporary_file(store: ObjectStore, roo
     assert await store.get_bytes("old") in (b"old", b"new")
     await cancelled_after(turns, store.delete("old"))
     assert len(files(root)) == 2 * len(await keys(store))
+
+
+async def test_many_calls_cancelled_again_and_again_leave_no_temporary_file(store: ObjectStore, root: Path) -> None:
+    """More calls than threads, so that their clean-up has to queue, and is itself cancelled there."""
+    for turns in range(0, 60, 4):
+        tasks = [asyncio.create_task(store.put(f"{turns}/{n}", os.urandom(PIECE_BYTES))) for n in range(12)]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        for _ in range(3):
+            for task in tasks:
+                task.cancel()
+            await asyncio.sleep(0)
+        await asyncio.wait(tasks, timeout=PATIENCE_S)
+        assert all(task.done() for task in tasks)
+        assert len(files(root)) == 2 * len(await keys(store)), f"cancelled after {turns} turns"
 
 
 async def test_gc_removes_what_crashed_puts_left_after_a_day_and_no_body_that_is_read(
