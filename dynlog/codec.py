@@ -137,7 +137,9 @@ def check_record(record: Record) -> None:
         for name, value in record.headers.items():
             if not isinstance(name, str) or not isinstance(value, bytes) or len(name) > MAX_NAME_BYTES:
                 raise MalformedRecord(f"header {name!r}: names are str of at most {MAX_NAME_BYTES}, values are bytes")
-    if not I64_MIN <= record.timestamp_ms <= I64_MAX:
+    if record.control is not None and not isinstance(record.control, Control):
+        raise MalformedRecord(f"control {record.control!r} is not one of {', '.join(c.name for c in Control)}")
+    if not isinstance(record.timestamp_ms, int) or not I64_MIN <= record.timestamp_ms <= I64_MAX:
         raise MalformedRecord(f"timestamp {record.timestamp_ms} is not a 64-bit number of milliseconds")
     if mark is not None and not (
         isinstance(mark.producer_id, str)
@@ -190,10 +192,7 @@ def decode_records(payload: bytes | memoryview) -> Columns:
             if sys.byteorder == "big":
                 times.byteswap()
         runs = [MarkRun(*run) for run in marks or ()]
-        for run in runs:
-            _expect(type(run.producer_id) is str, "a producer id is not a str")
-            _expect(all(type(n) is int and n >= 0 for n in (run.start, run.length, run.epoch, run.sequence)), "a mark")
-            _expect(run.start + run.length <= count, "a mark points beyond the records")
+        _check_runs(runs, count)
     except MalformedRecord:
         raise
     except (ValueError, TypeError, AttributeError) as error:
@@ -239,6 +238,19 @@ def unseal(frame: bytes | memoryview, context: bytes) -> memoryview:
     if version > VERSION or flags:
         raise UnsupportedLogVersion(f"a batch of version {version}, flags {flags}: this dynlog reads up to {VERSION}")
     return payload
+
+
+def _check_runs(runs: list[MarkRun], count: int) -> None:
+    """Runs as `mark_runs` makes them: in order, apart, of at least one record, within 63 bits."""
+    end = 0
+    for run in runs:
+        _expect(type(run.producer_id) is str and bool(run.producer_id), "a producer id is not a name")
+        _expect(
+            all(type(n) is int and 0 <= n <= U63_MAX for n in run[:2] + run[3:]), "a mark's number is out of bounds"
+        )
+        _expect(run.length > 0 and run.sequence + run.length - 1 <= U63_MAX, "a mark's run is out of bounds")
+        _expect(end <= run.start and run.start + run.length <= count, "marks overlap or point beyond the records")
+        end = run.start + run.length
 
 
 def _expect(condition: bool, what: str) -> None:

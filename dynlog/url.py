@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,10 @@ class Url:
     options: Mapping[str, str]
     _split: SplitResult
 
+    def __repr__(self) -> str:
+        """Without its password too, for tracebacks and debuggers."""
+        return f"Url({str(self)!r})"
+
     def __str__(self) -> str:
         """The URL without its password, for messages and logs."""
         split, place = self._split, self._split.netloc
@@ -38,15 +43,15 @@ def parse_url(text: str) -> Url:
         split = urlsplit(text)
         port = split.port
     except ValueError as error:
-        raise ConfigurationError(f"{text!r} is not a URL: {error}") from None
+        raise ConfigurationError(f"{_shown(text)!r} is not a URL: {error}") from None
     if not split.scheme or "://" not in text:
         raise ConfigurationError(
-            f"{text!r} is not a URL: it needs a scheme, as in sqlite:///path/events.db or memory://name"
+            f"{_shown(text)!r} is not a URL: it needs a scheme, as in sqlite:///path/events.db or memory://name"
         )
     options: dict[str, str] = {}
     for name, value in parse_qsl(split.query, keep_blank_values=True):
         if name in options:
-            raise ConfigurationError(f"option {name!r} stands twice in {text!r}")
+            raise ConfigurationError(f"option {name!r} stands twice in {_shown(text)!r}")
         options[name] = value
     return Url(
         scheme=split.scheme,
@@ -58,6 +63,11 @@ def parse_url(text: str) -> Url:
         options=options,
         _split=split,
     )
+
+
+def _shown(text: str) -> str:
+    """A text that could not be parsed, with whatever may be a password in it taken out."""
+    return re.sub(r"(//|^[^:/@]*:)[^/?#]*@", r"\1***@", text)
 
 
 def read_options(url: Url, known: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
