@@ -16,11 +16,11 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from dynlog.adapters.mooncake import Chains, Request, fleet_events, read_trace
+from dynlog.data import sample_trace
 from dynlog.errors import DynlogError
 from dynlog.kvevents import Kind, KvEvent, encode_events, unpack_hashes
 from dynlog.log import Log
@@ -151,7 +151,7 @@ async def run_demo(log_url: str | None, objects_url: str | None, tell: Callable[
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dynlog-demo-")))
         log_url = log_url or f"sqlite://{folder}/events.db"
         objects_url = objects_url or f"file://{folder}/objects"
-        requests = list(read_trace(Path(str(resources.files("dynlog.data") / "mooncake_sample.jsonl.gz"))))
+        requests = list(read_trace(sample_trace()))
         events = list(fleet_events(requests, workers=WORKERS, capacity=CAPACITY, first_worker_id=1))
         report = DemoReport(events=len(events))
         log = await stack.enter_async_context(open_log(log_url))

@@ -66,7 +66,12 @@ def ingest(
     log: LogUrl,
     topic: TopicName,
     format: Annotated[EventFormat, typer.Option("--format", help="What the sources hold.", show_default=False)],
-    source: Annotated[list[str] | None, typer.Argument(metavar="SOURCE...", help="Files, or tcp:// addresses.")] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="SOURCE...", help="Files, or tcp:// addresses; mooncake without one plays the shipped sample."
+        ),
+    ] = None,
     partitions: Annotated[int | None, typer.Option(min=1, help="Of the topic, if it is made now (1).")] = None,
     workers: Annotated[int, typer.Option(min=1, help="mooncake: engines in the fleet.")] = 8,
     capacity: Annotated[int, typer.Option(min=1, help="mooncake: blocks that an engine holds.")] = 2000,

@@ -15,6 +15,7 @@ from dynlog.cli.app import PartialSuccess
 from dynlog.cli.output import print_facts, print_json, progress
 from dynlog.cli.router_app import EventFormat
 from dynlog.cli.router_stdin import copy_stdin
+from dynlog.data import sample_trace
 from dynlog.errors import ConfigurationError, MissingDependency, TopicNotFound
 from dynlog.ingest import IngestStats, ingest
 from dynlog.ingest_items import Item, Refused
@@ -47,6 +48,8 @@ async def ingest_events(log_url: str, topic: str, options: IngestOptions, stop: 
 
     Raises PartialSuccess if a file had events that were refused.
     """
+    if options.format is EventFormat.MOONCAKE and not options.sources:
+        options = options._replace(sources=[str(sample_trace())])
     _check(options)
     begun = time.monotonic()
     async with AsyncExitStack() as stack:
