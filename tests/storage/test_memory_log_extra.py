@@ -107,6 +107,18 @@ async def test_a_full_log_refuses_and_truncation_makes_room() -> None:
         assert (await log.partitions(TOPIC))[0].bytes < 50_000
 
 
+async def test_truncation_frees_what_lies_below_it_as_a_whole() -> None:
+    async with open_log("memory://") as log:
+        await log.create_topic(TOPIC)
+        for _ in range(4):
+            await log.append(TOPIC, 0, numbered(2))
+        (full,) = await log.partitions(TOPIC)
+        for before, left in ((1, 4), (4, 2), (7, 1), (8, 0)):
+            await log.truncate(TOPIC, 0, before)
+            (state,) = await log.partitions(TOPIC)
+            assert (state.batches, state.bytes) == (left, full.bytes // 4 * left)
+
+
 async def test_a_refused_append_spends_no_mark() -> None:
     async with open_log("memory://?max_bytes=1000") as log:
         await log.create_topic(TOPIC)
