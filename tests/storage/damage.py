@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dynlog.batch import Position
 from dynlog.errors import LogCorrupt, NotALog, UnsupportedLogVersion
 from dynlog.log import Log
 from dynlog.open import open_log
@@ -87,16 +88,17 @@ async def content(url: str) -> Any:
         topics = await log.topics()
         told: list[Any] = [log.identity, [(t.name, t.incarnation, t.partitions, dict(t.labels)) for t in topics]]
         for topic in topics:
-            told.append([(s.earliest, s.end, s.last_log_time_ms) for s in await log.partitions(topic.name)])
+            states = await log.partitions(topic.name)
+            told.append([(s.earliest, s.end, s.last_log_time_ms) for s in states])
             told.append([(h.holder, h.last_seen_ms, h.lag_records) for h in await log.holders(topic.name)])
             told.append(await log.committed("g", topic.name))
             told.append(await log.events(topic.name))
-            for partition in range(topic.partitions):
-                position = await log.position(topic.name, partition)
+            for state in states:
+                position = Position(topic.name, topic.incarnation, state.partition, state.earliest)
+                told.append(await log.offset_at(topic.name, state.partition, state.last_log_time_ms))
                 while True:
                     batch = await log.read(position)
                     told += list(batch)
-                    told += [await log.offset_at(topic.name, partition, at) for at in set(batch.log_times)]
                     position = batch.next_position
                     if batch.next_offset == batch.end_offset:
                         break
