@@ -25,7 +25,7 @@ import msgpack
 from dynlog.errors import SnapshotCorrupt
 from dynlog.router.counters import Counters
 from dynlog.router.index import KvIndex
-from dynlog.router.lanes import Rank, select
+from dynlog.router.lanes import Rank, places, select
 from dynlog.router.lanes import pack as pack_hashes
 from dynlog.router.runs import Run
 
@@ -186,8 +186,8 @@ def _add(index: KvIndex, found: _Found) -> None:
     run.gaps = dict(found.gaps) or None
     for number, prefix in run.holders.items():
         lane = index.lanes[number]
-        lane.gain(run, prefix, run.hashes[: 8 * prefix])
-        if run.gaps and (beyond := run.gaps.get(number)):
-            lane.gain(run, beyond.bit_count(), pack_hashes(select(run.hashes, beyond)))
+        lane.gain(run, range(prefix), run.hashes[: 8 * prefix])
+        if run.gaps and (beyond := places(run.gaps.get(number, 0))):
+            lane.gain(run, beyond, pack_hashes(select(run.hashes, beyond)))
         if prefix:
             lane.hint(run.hashes[8 * prefix - 8 : 8 * prefix], run, prefix - 1)

@@ -17,10 +17,11 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from itertools import repeat
 
 from dynlog.kvevents import Domain, Tier
 from dynlog.router.counters import Counters, Outcome
-from dynlog.router.lanes import Lane, LaneKey, Rank, WorkerRank, pack, select, unpack
+from dynlog.router.lanes import SPOT_BITS, SPOT_MASK, Lane, LaneKey, Rank, WorkerRank, pack, places, select, unpack
 from dynlog.router.matching import TierHits, best_only, match, match_tiers
 from dynlog.router.runs import Forest, Piece, Run, common, common_end
 
@@ -88,16 +89,19 @@ class KvIndex:
             if prefix == start and not run.gaps:
                 run.holders[number] = end
                 held += length
-                lane.gain(run, length, blocks[8 * first : 8 * (first + length)])
+                lane.gain(run, range(start, end), blocks[8 * first : 8 * (first + length)])
             elif new := ((1 << length) - 1 << start) & ~(before := run.held(number)):
                 run.hold(number, before | new)
-                named = pack(select(run.hashes, new))
-                held += len(named) >> 3
-                lane.gain(run, len(named) >> 3, named)
+                offsets = places(new)
+                held += len(offsets)
+                lane.gain(run, offsets, pack(select(run.hashes, offsets)))
         return held
 
     def remove(self, lane: Lane, blocks: bytes) -> None:
         """The lane no longer holds ``blocks``; those that it does not hold are counted."""
+        if lane.where is not None:
+            self._remove_indexed(lane, lane.where, blocks)
+            return
         forest, number = self.forest, lane.number
         table = forest.runs
         backward = array("Q", blocks)[::-1].tobytes()
@@ -134,7 +138,7 @@ class KvIndex:
                 stretch = run.hashes[8 * start : 8 * (start + taken)]
             if number not in holders:
                 del lane.runs[run.number]
-            if lane.where is not None:
+            if lane.where is not None:  # since a moment ago: what this event named was nowhere near
                 lane.unindex(stretch)
             index += taken
             removed += taken
@@ -152,6 +156,25 @@ class KvIndex:
         self.counters.blocks_removed += removed
         if removed != count:
             self.counters.blocks_unknown += count - removed
+
+    def _remove_indexed(self, lane: Lane, where: dict[int, int], blocks: bytes) -> None:
+        """As `remove`, for traffic in no order: every block by itself."""
+        table, number, image = self.forest.runs, lane.number, self.forest.image
+        spots = list(map(where.pop, unpack(blocks), repeat(0)))
+        for spot in spots:
+            if not spot:
+                continue
+            run, offset = table[spot >> SPOT_BITS], spot & SPOT_MASK
+            if image is not None:
+                image.keep(run)
+            if run.drop(number, offset):
+                del lane.runs[run.number]
+            if 8 * offset + 8 == len(run.hashes) or not run.holders:
+                self.forest.prune(run)
+        removed = len(spots) - spots.count(0)
+        lane.held -= removed
+        self.counters.blocks_removed += removed
+        self.counters.blocks_unknown += len(spots) - removed
 
     def clear_rank(self, key: WorkerRank) -> None:
         """The rank holds nothing any more, in no tier."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from array import array
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import repeat
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from dynlog.router.runs import Run
 _LITTLE = sys.byteorder == "little"
 SPOT_BITS = 16
 SPOT_MASK = (1 << SPOT_BITS) - 1
-_PATIENCE = 1_000  # runs that a lane may search before its traffic has paid for any
+_PATIENCE = 4_000  # searching one run costs four, storing one block pays one
 _MAX_PATIENCE = 100_000
 
 # (worker_id, dp_rank): a data-parallel rank of a worker, which is what a request is sent to.
@@ -42,7 +42,7 @@ class Lane:
     """The blocks of one `LaneKey`; ``number`` stands for the lane inside runs.
 
     ``hints`` maps a packed block hash to ``run number << SPOT_BITS | offset``, which may be outdated.  ``where`` is
-    None until every block is indexed; from then on it maps each held block hash to its run's number.
+    None until every block is indexed; from then on it maps each held block hash to the same, and is exact.
 
     ``runs`` are the numbers of the runs of which it holds something, in the order in which it came to do so, and
     ``held`` is how many blocks that is.  All dictionaries hold plain integers, out of the garbage collector's sight.
@@ -80,11 +80,8 @@ class Lane:
                 return self._search(table, block)
             self._index(table)
         assert self.where is not None
-        number = self.where.get(int.from_bytes(block, "little"))
-        if number is None or (run := table.get(number)) is None:
-            return None
-        offset = run.find(block, self.number)
-        return (run, offset) if offset >= 0 else None
+        spot = self.where.get(int.from_bytes(block, "little"))
+        return None if spot is None else (table[spot >> SPOT_BITS], spot & SPOT_MASK)
 
     def hint(self, block: bytes, run: Run, offset: int) -> None:
         """An event began or ended at this block, so the next may name it."""
@@ -96,13 +93,13 @@ class Lane:
                 self.hints = {key: spot for key, spot in hints.items() if spot >> SPOT_BITS in runs}
                 self._crowded = 2 * len(self.hints) + 1024
 
-    def gain(self, run: Run, count: int, blocks: bytes) -> None:
-        """The lane has come to hold these ``count`` blocks of the run."""
-        self.held += count
+    def gain(self, run: Run, offsets: Sequence[int], blocks: bytes) -> None:
+        """The lane has come to hold these blocks of the run, which lie at these offsets."""
+        self.held += len(offsets)
         self.runs[run.number] = None
-        self.patience += count
+        self.patience += len(offsets)
         if self.where is not None:
-            self.where.update(zip(unpack(blocks), repeat(run.number)))
+            self.where.update(zip(unpack(blocks), map((run.number << SPOT_BITS).__add__, offsets), strict=True))
 
     def unindex(self, blocks: bytes) -> None:
         """Takes blocks that the lane no longer holds out of its index of every block."""
@@ -123,10 +120,10 @@ class Lane:
             run = table[number]
             offset = run.find(block, self.number)
             if offset >= 0:
-                self.patience -= searched
+                self.patience -= 4 * searched
                 self.hint(block, run, offset)
                 return run, offset
-        self.patience -= len(self.runs)
+        self.patience -= 4 * len(self.runs)
         return None
 
     def _index(self, table: dict[int, Run]) -> None:
@@ -134,11 +131,11 @@ class Lane:
         where: dict[int, int] = {}
         self.where = where
         for number in self.runs:
-            run = table[number]
+            run, base = table[number], number << SPOT_BITS
             prefix = run.holders[self.number]
-            where.update(zip(unpack(run.hashes[: 8 * prefix]), repeat(number)))
-            if run.gaps and (beyond := run.gaps.get(self.number)):
-                where.update(zip(select(run.hashes, beyond), repeat(number)))
+            where.update(zip(unpack(run.hashes[: 8 * prefix]), range(base, base + prefix), strict=True))
+            if run.gaps and (beyond := places(run.gaps.get(self.number, 0))):
+                where.update((hashed, base + at) for hashed, at in zip(select(run.hashes, beyond), beyond, strict=True))
 
 
 class Rank:
@@ -180,11 +177,17 @@ def pack(hashes: Iterable[int] | bytes) -> bytes:
     return column.tobytes()
 
 
-def select(packed: bytes, bits: int) -> list[int]:
-    """The hashes whose bits are set, in order."""
-    chosen, hashes = [], unpack(packed)
+def places(bits: int) -> list[int]:
+    """The offsets of the set bits, ascending."""
+    found = []
     while bits:
         low = bits & -bits
-        chosen.append(hashes[low.bit_length() - 1])
+        found.append(low.bit_length() - 1)
         bits ^= low
-    return chosen
+    return found
+
+
+def select(packed: bytes, offsets: Sequence[int]) -> list[int]:
+    """The hashes at these offsets, in order."""
+    hashes = unpack(packed)
+    return [hashes[at] for at in offsets]

@@ -58,6 +58,27 @@ class Run:
         else:
             self.holders.pop(lane, None)
 
+    def drop(self, lane: int, offset: int) -> bool:
+        """The lane no longer holds one block that it holds; whether it holds nothing of this run any more."""
+        prefix = self.holders[lane]
+        beyond = self.gaps.get(lane, 0) if self.gaps is not None else 0
+        if offset >= prefix:
+            beyond ^= 1 << offset
+        else:
+            beyond |= ((1 << prefix - offset - 1) - 1) << offset + 1
+            prefix = offset
+        if beyond:
+            if self.gaps is None:
+                self.gaps = {}
+            self.gaps[lane] = beyond
+        elif self.gaps is not None and self.gaps.pop(lane, 0) and not self.gaps:
+            self.gaps = None
+        if prefix or beyond:
+            self.holders[lane] = prefix
+            return False
+        del self.holders[lane]
+        return True
+
     def find(self, block: bytes, lane: int) -> int:
         """The offset of a block that the lane holds in this run, or -1; its prefix's last block is found at once."""
         prefix = self.holders.get(lane)

@@ -96,7 +96,7 @@ def shapes(size: int) -> Iterator[Shape]:
     )
     short = _chains(6, max(1, size // 2), 1)
     yield (
-        "short chains under one root block",
+        "single-block chains under one root block",
         [
             _stored(6, [(1, 1)]),
             *(_stored(6, chain, 1) for chain in short),
