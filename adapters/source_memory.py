@@ -11,8 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from dynlog.adapters.vllm_lineage import Known
 from dynlog.adapters.vllm_records import DIGEST_HEADER, Rank, trace_of
@@ -32,8 +31,7 @@ ADVANCE_RECORDS = 20_000
 """An idle source's checkpoint moves on once the partition grew by so much, so that finding it again stays quick."""
 
 
-@dataclass(frozen=True, slots=True)
-class Remembered:
+class Remembered(NamedTuple):
     """One source: its lineage (None if it ended or never began), the next event id, and where it was seen last.
 
     ``owner`` is the sources file that named it, so that an entry that went away while no ingest ran is noticed.
@@ -97,7 +95,7 @@ class SourceMemory:
                 await self._scan(partition, {rank for rank in wanted if self._entries[rank].partition == partition})
             self._read |= wanted
         for rank in listed:
-            self._entries[rank] = replace(self._entries[rank], owner=owner)
+            self._entries[rank] = self._entries[rank]._replace(owner=owner)
         await self.save()
 
     async def settled(self, rank: Rank) -> Remembered:
@@ -121,21 +119,20 @@ class SourceMemory:
         self._acknowledged.set()
         self._ends[partition] = max(self._ends.get(partition, 0), offset + 1)
         entry = self._entries[rank]
-        self._entries[rank] = replace(
-            entry, known=known, next_event_id=next_event_id, offset=max(entry.offset, offset)
+        self._entries[rank] = entry._replace(known=known, next_event_id=next_event_id, offset=max(entry.offset, offset)
         )  # fmt: skip
 
     def gone(self, rank: Rank, next_event_id: int, partition: int, offset: int) -> None:
         """The end of the source is durable, and nobody names it any more."""
         self.stored(rank, None, next_event_id, partition, offset)
-        self._entries[rank] = replace(self._entries[rank], owner="")
+        self._entries[rank] = self._entries[rank]._replace(owner="")
 
     async def save(self) -> None:
         """Writes the checkpoints that changed; one append."""
         for rank, entry in self._entries.items():
             end = self._ends.get(entry.partition, 0)
             if not self._under_way.get(rank) and end - entry.offset > ADVANCE_RECORDS:
-                self._entries[rank] = replace(entry, offset=end)
+                self._entries[rank] = entry._replace(offset=end)
         changed = {rank: entry for rank, entry in self._entries.items() if self._saved.get(rank) != entry}
         if changed:
             await self._log.append(self._side, 0, [self._encode(entry) for entry in changed.values()])
@@ -184,7 +181,7 @@ class SourceMemory:
             if offset >= batch.end_offset:
                 break
         for rank in wanted:
-            self._entries[rank] = replace(self._entries[rank], offset=max(self._entries[rank].offset, offset))
+            self._entries[rank] = self._entries[rank]._replace(offset=max(self._entries[rank].offset, offset))
 
     def _follow(self, batch: Batch, run: MarkRun, rank: Rank, incarnation: str, suffix: str) -> None:
         entry = self._entries[rank]
@@ -193,13 +190,13 @@ class SourceMemory:
                 continue  # older than what the checkpoint says
             heads = batch.bodies[index][0]
             if len(heads) >= HEAD.size:
-                entry = replace(entry, next_event_id=HEAD.unpack_from(heads, len(heads) - HEAD.size)[7] + 1)
+                entry = entry._replace(next_event_id=HEAD.unpack_from(heads, len(heads) - HEAD.size)[7] + 1)
             headers = batch.columns.headers[index] if batch.columns.headers else {}
             if suffix in ("-end", "-gone"):
-                entry = replace(entry, known=None, owner="" if suffix == "-gone" else entry.owner)
+                entry = entry._replace(known=None, owner="" if suffix == "-gone" else entry.owner)
             elif DIGEST_HEADER in headers:
                 last = run.sequence + index - run.start
-                entry = replace(entry, known=Known(incarnation, last, headers[DIGEST_HEADER]))
+                entry = entry._replace(known=Known(incarnation, last, headers[DIGEST_HEADER]))
         self._entries[rank] = entry
 
     def _encode(self, entry: Remembered) -> Record:

@@ -61,7 +61,7 @@ class EventBatch(NamedTuple):
 
 
 def decode_batch(
-    payload: bytes, *, worker_id: int, dp_rank: int = 0, block_size: int | None = None, first_event_id: int = 0
+    payload: bytes, worker_id: int, dp_rank: int = 0, block_size: int | None = None, first_event_id: int = 0
 ) -> EventBatch:
     """The events of one batch, numbered from ``first_event_id``.
 

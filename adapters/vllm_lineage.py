@@ -117,7 +117,12 @@ class Lineage:
         return [Tell(NoticeKind.UNVERIFIED, f"connected without a replay socket behind batch {self.known.last}")]
 
     def disconnected(self) -> None:
-        """The connection is gone: what was held belonged to it, and a replay will offer it again if it counts."""
+        """The connection is gone: what was held belonged to it, and a replay will offer it again if it counts.
+
+        Without a replay nothing could be confirmed later, so what is still read is judged by its number alone.
+        """
+        if not self._has_replay:
+            return
         self.phase = Phase.DOWN
         self._probing = False
         self._drop_held()

@@ -110,6 +110,7 @@ class VllmSource:
                     busy = True
                     if isinstance(action, Ask):
                         sockets.ask(action.start)
+                        timer.heard(live=False)
                     elif isinstance(action, Refused | Noticed):
                         burst.append(action)
                     else:
@@ -174,36 +175,36 @@ class VllmSource:
 
     async def _take(self, action: Take) -> Sequence[Item]:
         known, items = action.known, list[Item]()
-        mark = Mark(producer_of(self.rank, known.incarnation), 0, known.last)
-        refused = partial(Refused, str(self._source), f"batch {known.last}", raw=action.payload, mark=mark)
         events, timestamp_ms = [], 0
         try:
             batch = await self._decode(action.payload)
             events = batch.events
             timestamp_ms = int(batch.timestamp * 1000) if 0 <= batch.timestamp < 1e12 else 0
             if batch.refused:
-                items.append(refused(reason="; ".join(batch.refused[:8]), events=len(batch.refused)))
+                items.append(self._refusal(action, "; ".join(batch.refused[:8]), len(batch.refused)))
         except MalformedEvent as error:
-            items.append(refused(reason=str(error)))
+            items.append(self._refusal(action, str(error), 1))
         self._next_event_id += len(events)
         records = batch_records(self.rank, known, events, timestamp_ms)
-        blocks = sum(len(event.block_hashes) for event in events) // 8
+        blocks = sum([len(event.block_hashes) for event in events]) // 8
         stored = partial(self._memory.stored, self.rank, known, self._next_event_id)
         items += [Taken(record, 0, 0) for record in records[:-1]]
         items.append(Taken(records[-1], len(events), blocks, stored))
         return items
 
+    def _refusal(self, action: Take, reason: str, events: int) -> Refused:
+        known = action.known
+        mark = Mark(producer_of(self.rank, known.incarnation), 0, known.last)
+        return Refused(str(self._source), f"batch {known.last}", reason, action.payload, mark, events)
+
     async def _decode(self, payload: bytes) -> EventBatch:
         size = self._block_size.value
-        decode = partial(
-            decode_batch, payload, worker_id=self.rank.worker_id, dp_rank=self.rank.dp_rank,
-            first_event_id=self._next_event_id,
-        )  # fmt: skip
-        batch = decode(block_size=size)
+        worker_id, dp_rank = self.rank
+        batch = decode_batch(payload, worker_id, dp_rank, size, self._next_event_id)
         if size is None and batch.block_size is not None:
             agreed = await self._block_size.claim(batch.block_size)
             if agreed != batch.block_size:
-                return decode(block_size=agreed)
+                return decode_batch(payload, worker_id, dp_rank, agreed, self._next_event_id)
         return batch
 
 

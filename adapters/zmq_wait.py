@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import zmq
 
-BURST = 256
+BURST = 128
 """Messages read from one socket before the others, and the event loop, have their turn."""
 
 

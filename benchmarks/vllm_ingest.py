@@ -12,7 +12,7 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -48,10 +48,15 @@ def vllm_event(event: KvEvent) -> dict[str, object]:
     }  # fmt: skip
 
 
-def engines(pipe: Connection, ports: Sequence[tuple[int, int]], workload: Workload, requests: int | None) -> None:
-    """The engines' process: one event to a batch, all batches as fast as the sockets take them."""
-    events = workload.events()[:requests]
-    batches = [(event.worker_id, msgpack.packb([float(at), [vllm_event(event)], 0])) for at, event in enumerate(events)]
+def engines(
+    pipe: Connection, ports: Sequence[tuple[int, int]], workload: Workload, most: int | None, per_batch: int
+) -> None:
+    """The engines' process: ``per_batch`` events to a batch, all batches as fast as the sockets take them."""
+    events = workload.events()[:most]
+    batches = [
+        (worker, msgpack.packb([float(at), [vllm_event(event) for event in group], 0]))
+        for at, (worker, group) in enumerate(_batches(events, per_batch))
+    ]
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     publishers, routers = [], []
     for port, replay in ports:
@@ -79,6 +84,16 @@ def engines(pipe: Connection, ports: Sequence[tuple[int, int]], workload: Worklo
     context.destroy(linger=0)
 
 
+def _batches(events: Sequence[KvEvent], per_batch: int) -> Iterator[tuple[int, list[KvEvent]]]:
+    waiting: dict[int, list[KvEvent]] = {}
+    for event in events:
+        group = waiting.setdefault(event.worker_id, [])
+        group.append(event)
+        if len(group) == per_batch:
+            yield event.worker_id, waiting.pop(event.worker_id)
+    yield from waiting.items()
+
+
 def _serve_replays(routers: Sequence[zmq.Socket[bytes]], sent: Sequence[Sequence[bytes]]) -> None:
     for router, payloads in zip(routers, sent, strict=True):
         while (request := receive(router)) is not None:
@@ -104,7 +119,7 @@ def ingesting(url: str, ports: Sequence[tuple[int, int]]) -> None:
     asyncio.run(main())
 
 
-async def measure(folder: Path, workload: Workload, requests: int | None) -> list[Row]:
+async def measure(folder: Path, workload: Workload, most: int | None, per_batch: int) -> list[Row]:
     """Starts everything, lets go, and waits until the index has seen the last event."""
     spawn = multiprocessing.get_context("spawn")
     ports = _free_ports(workload.workers)
@@ -112,7 +127,7 @@ async def measure(folder: Path, workload: Workload, requests: int | None) -> lis
     async with open_log(url) as log:
         await log.create_topic(TOPIC)
         ours, theirs = spawn.Pipe()
-        fleet = spawn.Process(target=engines, args=(theirs, ports, workload, requests))
+        fleet = spawn.Process(target=engines, args=(theirs, ports, workload, most, per_batch))
         reader = spawn.Process(target=ingesting, args=(url, ports))
         fleet.start()
         reader.start()
@@ -134,18 +149,21 @@ async def measure(folder: Path, workload: Workload, requests: int | None) -> lis
                 if process.is_alive():
                     process.kill()
     seconds = ended - began
-    note = f"{events} batches of one event, {seconds:.2f} s; the engines had sent all after {sent - began:.2f} s"
+    note = f"{events} events in {seconds:.2f} s; the engines had sent all after {sent - began:.2f} s"
     peer = SELECTION_SERVICE_EVENTS_PER_S if workload.name == "A" else None
     return [
-        Row(f"vLLM over ZMQ to index, {workload.name}", events / seconds, "events/s", peer=peer, note=note),
-        Row(f"vLLM over ZMQ to index, {workload.name}", blocks / seconds, "blocks/s"),
+        Row(f"vLLM to index, {workload.name}, {per_batch} a batch", events / seconds, "events/s", peer=peer, note=note),
+        Row(f"vLLM to index, {workload.name}, {per_batch} a batch", blocks / seconds, "blocks/s"),
     ]
 
 
 def run(quick: bool) -> list[Row]:
     """Rows: events and blocks per second; the peer is not durable and was measured elsewhere."""
-    with tempfile.TemporaryDirectory(prefix="dynlog-bench-") as folder:
-        return asyncio.run(measure(Path(folder), WORKLOADS[0], 2000 if quick else None))
+    rows: list[Row] = []
+    for per_batch in (1, 8):
+        with tempfile.TemporaryDirectory(prefix="dynlog-bench-") as folder:
+            rows += asyncio.run(measure(Path(folder), WORKLOADS[0], 2000 if quick else None, per_batch))
+    return rows
 
 
 def _free_ports(pairs: int) -> list[tuple[int, int]]:

@@ -133,6 +133,16 @@ def test_without_a_replay_socket_a_gap_and_a_falling_number_clear() -> None:
     assert cleared(lineage.live(0, payload(0, "b"))) == 1
 
 
+def test_without_a_replay_socket_what_arrived_before_a_break_is_taken_and_the_next_number_goes_on() -> None:
+    lineage = Lineage(known(5), has_replay=False)
+    lineage.connected()
+    lineage.disconnected()
+    assert taken(lineage.live(6, payload(6))) == [payload(6)]
+    lineage.connected()
+    actions = lineage.live(7, payload(7))
+    assert (taken(actions), cleared(actions)) == ([payload(7)], 0)
+
+
 def test_a_replay_that_never_answers_is_given_up_only_when_live_batches_wait() -> None:
     lineage = Lineage(known(5), has_replay=True)
     lineage.connected()
