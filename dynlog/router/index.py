@@ -21,9 +21,10 @@ from itertools import repeat
 
 from dynlog.kvevents import Domain, Tier
 from dynlog.router.counters import Counters, Outcome
+from dynlog.router.forest import Forest, Piece
 from dynlog.router.lanes import SPOT_BITS, SPOT_MASK, Lane, LaneKey, Rank, WorkerRank, pack, places, select, unpack
 from dynlog.router.matching import TierHits, best_only, match, match_tiers
-from dynlog.router.runs import Forest, Piece, Run, common, common_end
+from dynlog.router.stretch import end_stretch
 
 
 class KvIndex:
@@ -134,7 +135,7 @@ class KvIndex:
                 else:
                     del holders[number]
             else:
-                start, taken = _release(run, number, offset, blocks, backward, index)
+                start, taken = end_stretch(run, number, offset, blocks, backward, index)
                 stretch = run.hashes[8 * start : 8 * (start + taken)]
             if number not in holders:
                 del lane.runs[run.number]
@@ -258,31 +259,3 @@ class KvIndex:
     def blocks_held(self) -> int:
         """How many (lane, block) pairs are held."""
         return sum(lane.held for lane in self.lanes.values())
-
-
-def _release(run: Run, lane: int, offset: int, blocks: bytes, backward: bytes, index: int) -> tuple[int, int]:
-    """Ends what the blocks from ``index`` on name of the run, from ``offset`` either way: its start and length."""
-    held = run.held(lane)
-    start, length = _stretch(run, offset, blocks, backward, index)
-    gone = (1 << length) - 1 << start
-    if gone & held != gone:  # a block that is not held breaks the stretch
-        start, length, gone = offset, 1, 1 << offset
-    run.hold(lane, held & ~gone)
-    return start, length
-
-
-def _stretch(run: Run, offset: int, blocks: bytes, backward: bytes, index: int) -> tuple[int, int]:
-    """First block and length of what the blocks from ``index`` on name of the run, from ``offset`` either way."""
-    count = len(blocks) >> 3
-    if index + 1 == count:
-        return offset, 1
-    follows = blocks[8 * index + 8 : 8 * index + 16]
-    if offset and run.hashes.startswith(follows, 8 * offset - 8):
-        most = min(offset + 1, count - index)
-        here = run.hashes[8 * (offset + 1 - most) : 8 * (offset + 1)]
-        length = common_end(here, backward[8 * (count - index - most) : 8 * (count - index)])
-        return offset + 1 - length, length
-    if run.hashes.startswith(follows, 8 * offset + 8):
-        most = min(len(run) - offset, count - index)
-        return offset, common(run.hashes[8 * offset : 8 * (offset + most)], blocks[8 * index : 8 * (index + most)])
-    return offset, 1

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dynlog.adapters.mooncake import Chains, fleet_events, read_trace
 from dynlog.errors import MalformedEvent
 from dynlog.kvevents import Domain, Kind, KvEvent, Tier, pack_hashes
-from dynlog.router import runs
+from dynlog.router import forest
 from dynlog.router.dump import dump_events, load_events
 from dynlog.router.fold import apply_event
 from dynlog.router.index import KvIndex
@@ -32,7 +32,7 @@ def text(index: KvIndex) -> str:
 @given(seed=st.integers(0, 2**32), longest=st.sampled_from([1, 3, 256]))
 def test_an_index_loaded_from_a_dump_dumps_the_same_and_goes_on_the_same(seed: int, longest: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "MAX_RUN", longest)
+        patch.setattr(forest, "MAX_RUN", longest)
         traffic = Traffic(seed, lasting=True)
         index, other = KvIndex(), RouterProjection()
         for event in traffic.events(100):

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dynlog.kvevents import Domain, Kind, KvEvent, Tier, pack_hashes
-from dynlog.router import lanes, runs
+from dynlog.router import forest, lanes
 from dynlog.router.fold import apply_event
 from dynlog.router.index import KvIndex
 from tests.router.oracle import Oracle
@@ -19,7 +19,7 @@ NOT_IN_THE_ORACLE = {"records", "events", "rejected_records"}
 @pytest.fixture(params=[(1, -1), (3, 0), (256, 1000)], ids=["tiny runs, indexed", "small runs", "as shipped"])
 def _sizes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     longest, patience = request.param
-    monkeypatch.setattr(runs, "MAX_RUN", longest)
+    monkeypatch.setattr(forest, "MAX_RUN", longest)
     monkeypatch.setattr(lanes, "_PATIENCE", patience)
 
 
