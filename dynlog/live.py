@@ -250,6 +250,8 @@ class LiveProjection(Generic[P]):
         self._report = rebuilt.report
         self._records += rebuilt.report.records
         self._rebuilds += 1
+        if self._writer is not None:
+            self._writer.note(rebuilt.report.records, 0)  # replayed by hand: the next start should not have to
         self._fresh()
         self._ready.set()
 

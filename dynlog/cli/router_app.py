@@ -43,6 +43,23 @@ def _worker_id(text: str) -> int:
     return value
 
 
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = parse_duration(text)
+    if not 0 <= value < 1e9:
+        raise typer.BadParameter(f"{text!r} is no duration: seconds, or a number with ms, s, m, h, d or w, as in 90s")
+    return value
+
+
+def _some_seconds(text: str) -> float:
+    value = _seconds(text)
+    if value < 0.1:
+        raise typer.BadParameter(f"{text!r}: at least 100ms is needed")
+    return value
+
+
 TopicName = Annotated[str, typer.Option("--topic", envvar="DYNLOG_TOPIC", help="The topic.", show_default=False)]
 BlockSize = Annotated[int | None, typer.Option("--block-size", min=1, help="Tokens per block.", show_default=False)]
 
@@ -80,7 +97,7 @@ def ingest(
         Path | None, typer.Option(metavar="FILE.yaml", help="vllm-zmq: a list of sources, re-read when it changes.")
     ] = None,
     idle: Annotated[
-        float | None, typer.Option(parser=parse_duration, metavar="DURATION", help="End once nothing came for so long.")
+        float | None, typer.Option(parser=_some_seconds, metavar="SECONDS", help="End once nothing came for so long.")
     ] = None,
     block_size: BlockSize = None,
     as_json: AsJson = False,
@@ -232,11 +249,11 @@ def serve(
     objects: ObjectsUrl = None,
     listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Port 0 takes a free one.")] = "127.0.0.1:8080",
     max_staleness: Annotated[
-        float, typer.Option(parser=parse_duration, metavar="DURATION", help="/readyz is 503 beyond it.")
+        float, typer.Option(parser=_seconds, metavar="SECONDS", help="/readyz is 503 beyond it.")
     ] = "30s",  # type: ignore[assignment]
     max_body: Annotated[int, typer.Option(parser=parse_size, metavar="SIZE", help="Larger requests get 413.")] = "1MiB",  # type: ignore[assignment]
     snapshot_every: Annotated[
-        float, typer.Option(parser=parse_duration, metavar="DURATION", help="With --objects, if anything came.")
+        float, typer.Option(parser=_some_seconds, metavar="SECONDS", help="With --objects, if anything came.")
     ] = "5m",  # type: ignore[assignment]
     snapshot_records: Annotated[
         int, typer.Option(min=1, help="With --objects, also after so many records.")

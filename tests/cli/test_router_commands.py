@@ -82,6 +82,14 @@ def test_a_longer_run_goes_on_behind_a_shorter_one(cli: Cli) -> None:
     assert dump_of(cli) == dumped(folded(expected_events()))
 
 
+def test_the_shipped_sample_is_played_where_no_trace_is_named(cli: Cli) -> None:
+    summary = as_json(
+        cli, "router", "ingest", "--format", "mooncake", "--topic", "kv", "--requests", "50", "--idle", "9"
+    )
+
+    assert summary["events"] > 0
+
+
 @pytest.mark.parametrize("form", ["plain", "gzip"])
 def test_dynamos_own_events_come_from_files(cli: Cli, tmp_path: Path, form: str) -> None:
     events = expected_events()

@@ -98,6 +98,13 @@ async def test_a_served_router_snapshots_by_itself_and_its_successor_begins_ther
     assert dump == dumped(folded(expected_events()))
 
 
+async def test_what_a_start_had_to_replay_counts_towards_the_next_snapshot(url: str, tmp_path: Path) -> None:
+    objects = ["--objects", f"file://{tmp_path}/objects"]
+    assert (await dynlog(*mooncake(requests=100))).status == 0
+    async with serving(*objects, "--snapshot-records", "20") as (_, http):
+        await until(http, "/metrics", lambda answer: "dynlog_router_snapshots_total 1.0" in answer.text)
+
+
 async def test_a_router_whose_topic_is_deleted_goes_on_answering_and_turns_unready(url: str, tmp_path: Path) -> None:
     done = await dynlog("router", "ingest", "--format", "dynamo-jsonl", "-", stdin=jsonl([EVENT]).decode())
     assert done.status == 0
