@@ -22,6 +22,7 @@ import struct
 import sys
 from array import array
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import google_crc32c
@@ -178,7 +179,7 @@ def decode_records(payload: bytes | memoryview) -> Columns:
         _expect(isinstance(count, int) and 0 < count == len(keys) == len(bodies), "counts do not agree")
         _expect(set(map(type, keys)) <= {bytes, type(None)}, "a key is not bytes")
         _expect(set(map(type, bodies)) == {list}, "a body is not a list of parts")
-        _expect(all(set(map(type, body)) <= {bytes} for body in bodies), "a part is not bytes")
+        _expect(set(map(type, chain.from_iterable(bodies))) <= {bytes}, "a part is not bytes")
         _expect(headers is None or len(headers) == count, "headers do not agree")
         for entry in headers or ():
             _expect(all(type(k) is str and type(v) is bytes for k, v in entry.items()), "a header is not str to bytes")

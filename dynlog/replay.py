@@ -38,7 +38,7 @@ P = TypeVar("P", bound=Projection)
 STATE_SECTION, DEDUPE_SECTION = 0, 1
 SLICE_S = 0.003
 """A fold gives the event loop back after about so many seconds."""
-READ_BYTES = 512 * 1024
+READ_BYTES = 1 << 20
 HEARTBEAT_S = 30.0
 """An ephemeral holder expires after 600 s; so many heartbeats may be missed before that."""
 IDLE_S = 60.0

@@ -18,6 +18,7 @@ from typing import TypeVar
 from dynlog.errors import Closed, DeadlineExceeded, TopicNotFound
 from dynlog.storage.sqlite import rows
 from dynlog.storage.sqlite.failures import ours
+from dynlog.storage.sqlite.memo import RowMemo
 from dynlog.storage.sqlite.options import Settings
 from dynlog.storage.sqlite.rows import Head, TopicRow
 from dynlog.storage.sqlite.schema import connect
@@ -39,8 +40,9 @@ async def within(seconds: float | None, what: str) -> AsyncIterator[None]:
 class View:
     """What one read transaction sees."""
 
-    def __init__(self, db: sqlite3.Connection, head: Head, topics: dict[str, TopicRow]) -> None:
+    def __init__(self, db: sqlite3.Connection, head: Head, topics: dict[str, TopicRow], memo: RowMemo) -> None:
         self.db = db
+        self.memo = memo
         self.head = head
         self.topics = topics
 
@@ -61,6 +63,7 @@ class Readers:
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix=f"dynlog-read-{path.name}")
         self._connections: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
         self._topics: tuple[int, dict[str, TopicRow]] | None = None
+        self._memo = RowMemo()
         self._closed = False
 
     def adopt(self, db: sqlite3.Connection) -> None:
@@ -126,4 +129,4 @@ class Readers:
         known = self._topics
         if known is None or known[0] != head.topics_version:
             known = self._topics = (head.topics_version, rows.all_topics(db, head))
-        return View(db, head, known[1])
+        return View(db, head, known[1], self._memo)

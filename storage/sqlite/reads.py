@@ -15,11 +15,11 @@ from dynlog.errors import LogCorrupt, MalformedRecord
 from dynlog.storage.ledger import beyond_end, check_partition, other_incarnation, truncated
 from dynlog.storage.sqlite import rows
 from dynlog.storage.sqlite.failures import code_of
+from dynlog.storage.sqlite.memo import RowMemo
 from dynlog.storage.sqlite.readers import View
 from dynlog.storage.sqlite.rows import ADVICE, BatchRow, Part, TopicRow
 from dynlog.topics import PartitionState
 
-FETCHED = 16
 MAX_RECORDS_AT_ONCE = 1 << 17
 _COLUMNS = "base, next, log_time_ms, before, frame"
 _FROM = f"""SELECT {_COLUMNS} FROM batches WHERE topic = :topic AND partition = :partition AND base >= coalesce(
@@ -45,7 +45,7 @@ def read(view: View, position: Position, max_records: int | None, max_bytes: int
     if offset < part.earliest:
         raise truncated(position.topic, partition, offset, part.earliest)
     builder, next_offset = _collect(
-        view.db, topic, partition, part, offset, max_records or MAX_RECORDS_AT_ONCE, max_bytes
+        view.db, view.memo, topic, partition, part, offset, max_records or MAX_RECORDS_AT_ONCE, max_bytes
     )
     if not builder.count:
         builder.add(Columns([], [], None, None, None, []), [], 0)
@@ -53,7 +53,14 @@ def read(view: View, position: Position, max_records: int | None, max_bytes: int
 
 
 def _collect(
-    db: sqlite3.Connection, topic: TopicRow, partition: int, part: Part, offset: int, most: int, max_bytes: int
+    db: sqlite3.Connection,
+    memo: RowMemo,
+    topic: TopicRow,
+    partition: int,
+    part: Part,
+    offset: int,
+    most: int,
+    max_bytes: int,
 ) -> tuple[BatchBuilder, int]:
     """Walks the chain; damage behind records that were found already is left to the next read."""
     builder = BatchBuilder()
@@ -62,13 +69,16 @@ def _collect(
         for row in chain(db, topic, partition, part, offset):
             if builder.count and size + len(row.frame) > max_bytes:
                 return builder, offset
-            columns = decoded(topic, partition, row)
+            key = (topic.id, partition, row.base, row.log_time_ms)
+            whole = columns = memo.take(key) or decoded(topic, partition, row)
             low = max(offset - row.base, 0)
             high = min(row.next - row.base, low + most - builder.count)
             if len(row.frame) > max_bytes:
                 high = _fitting(columns, low, high, max_bytes)
             if low or row.base + high < row.next:
                 columns = slice_columns(columns, low, high)
+            if row.base + high < row.next:
+                memo.keep(key, whole)
             builder.add(columns, range(row.base + low, row.base + high), row.log_time_ms)
             offset = row.base + high
             size += len(row.frame)
@@ -101,25 +111,21 @@ def chain(db: sqlite3.Connection, topic: TopicRow, partition: int, part: Part, o
     """The rows from the one that holds ``offset`` to the end, holes passed over; raises LogCorrupt where it breaks."""
     holes = holes_of(db, topic, partition, part)
     expected = offset
-    cursor = db.execute(_FROM, {"topic": topic.id, "partition": partition, "offset": offset})
-    cursor.arraysize = FETCHED
     first = True
-    while fetched := cursor.fetchmany():
-        for values in fetched:
-            row = checked_row(topic, partition, values, expected)
-            if first and row.next <= offset:
-                first = False  # the row below a hole, or below the end
-                continue
-            expected = behind_holes(holes, expected)
-            if row.base != expected and not (first and row.base < expected < row.next):
-                raise broken(topic, partition, expected, f"a row begins at {row.base}, {expected} was expected")
-            if row.next > part.end:
-                raise broken(
-                    topic, partition, part.end, f"a row reaches to {row.next}, the partition ends at {part.end}"
-                )
-            first = False
-            expected = row.next
-            yield row
+    # Row by row: one may be a megabyte, and whoever walks the chain often stops after the first.
+    for values in db.execute(_FROM, {"topic": topic.id, "partition": partition, "offset": offset}):
+        row = checked_row(topic, partition, values, expected)
+        if first and row.next <= offset:
+            first = False  # the row below a hole, or below the end
+            continue
+        expected = behind_holes(holes, expected)
+        if row.base != expected and not (first and row.base < expected < row.next):
+            raise broken(topic, partition, expected, f"a row begins at {row.base}, {expected} was expected")
+        if row.next > part.end:
+            raise broken(topic, partition, part.end, f"a row reaches to {row.next}, the partition ends at {part.end}")
+        first = False
+        expected = row.next
+        yield row
     expected = behind_holes(holes, expected)
     if expected != part.end:
         raise broken(topic, partition, expected, f"the rows end at {expected}, the partition ends at {part.end}")
