@@ -20,10 +20,12 @@ TOPIC = "kv-events"
 
 async def ours(url: str) -> dict[str, float]:
     import dynlog
+    from dynlog.heap import settle_heap
     from dynlog.router.projection import RouterProjection
 
     importlib.import_module("dynlog.storage.sqlite_log")  # imports are no part of a rebuild, theirs are done as well
     replayer = dynlog.Replayer
+    settle_heap()
     begun = time.perf_counter()
     async with dynlog.open_log(url) as log:
         rebuilt = await replayer(log, TOPIC, RouterProjection).rebuild()

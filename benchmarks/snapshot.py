@@ -10,6 +10,7 @@ import dynlog
 from benchmarks.rebuild import TOPIC, write
 from benchmarks.report import Row
 from benchmarks.workloads import WORKLOADS, records_of
+from dynlog.heap import settle_heap
 from dynlog.router.state import RouterState
 from dynlog.snapshots import SnapshotPolicy
 
@@ -38,6 +39,7 @@ async def measure(folder: str, name: str) -> list[Row]:
     workload = next(w for w in WORKLOADS if w.name == name)
     url = f"sqlite://{folder}/{name}.db"
     await write(url, records_of(workload.events()))
+    settle_heap()
     watch = LoopWatch()
     rows = []
 

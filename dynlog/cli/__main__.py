@@ -2,6 +2,6 @@
 
 import sys
 
-from dynlog.cli.app import main
+from dynlog.cli.app import entry
 
-sys.exit(main())
+sys.exit(entry())

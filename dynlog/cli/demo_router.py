@@ -12,6 +12,7 @@ import json
 import sys
 from pathlib import Path
 
+from dynlog.heap import settle_heap
 from dynlog.open import open_log, open_objects
 from dynlog.router.state import RouterState
 from dynlog.snapshots import SnapshotPolicy
@@ -26,6 +27,7 @@ def say(**facts: object) -> None:
 
 
 async def main(log_url: str, objects_url: str, topic: str) -> None:
+    settle_heap()
     policy = SnapshotPolicy(every_records=SNAPSHOT_EVERY)
     loop = asyncio.get_running_loop()
     order = loop.run_in_executor(None, sys.stdin.readline)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 from contextlib import AsyncExitStack
 from typing import NamedTuple
@@ -12,6 +11,7 @@ from dynlog.cli.log_open import open_existing
 from dynlog.cli.output import print_json
 from dynlog.cli.run import until_stopped
 from dynlog.errors import DeadlineExceeded, MissingDependency
+from dynlog.heap import settle_heap
 from dynlog.objects import ObjectStore
 from dynlog.open import open_objects
 from dynlog.router.state import RouterState
@@ -62,9 +62,7 @@ async def serve_router(
         )
         app = create_app(router, settings, progress)
         app.openapi()
-        # What is here now stays: the garbage collector need not walk through it, which takes it tens of milliseconds.
-        gc.collect()
-        gc.freeze()
+        settle_heap()
         await stack.enter_async_context(serving(app, listening))
         if options.as_json:
             print_json({"listening": url})

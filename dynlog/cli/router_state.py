@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from dynlog.cli.log_open import open_existing
 from dynlog.cli.output import progress
+from dynlog.heap import settle_heap
 from dynlog.log import Log
 from dynlog.objects import ObjectStore
 from dynlog.open import open_objects
@@ -57,6 +58,7 @@ async def rebuilt_router(log_url: str, topic: str, objects_url: str | None) -> A
         store: ObjectStore | None = None
         if objects_url is not None:
             store = await stack.enter_async_context(open_objects(objects_url))
+        settle_heap()
         snapshots = Snapshots(log, topic, store, PROJECTION) if store is not None else None
         replayer = Replayer(log, topic, NotedProjection, snapshots=snapshots)
         stack.push_async_callback(release_quietly, log, topic, replayer.holder)
