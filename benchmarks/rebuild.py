@@ -41,7 +41,7 @@ def measure(kind: str, place: str, pinned: str, runs: int) -> float:
     for _ in range(runs):
         command = [sys.executable, "-m", "benchmarks.rebuild_child", kind, place, pinned]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        taken.append(json.loads(done.stdout)["seconds"])
+        taken.append(float(json.loads(done.stdout)["seconds"]))
     return statistics.median(taken)
 
 

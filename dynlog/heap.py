@@ -1,7 +1,7 @@
 """Python's garbage collector and the promise that no task on the loop waits long.
 
-A full pass of the collector walks every container there is: with a web framework imported that takes 35 to 110 ms, as
-long as nothing else runs, and a rebuild allocates enough to cause one.  The index keeps few containers (its dictionaries
+A full pass of the collector walks every container there is: with a web framework imported that takes 35 to 110 ms, in
+which nothing else runs, and a rebuild allocates enough to cause one.  The index keeps few containers (its dictionaries
 hold plain integers), so what is walked is mostly modules, which never become garbage.
 """
 

@@ -13,7 +13,6 @@ from dynlog.errors import LogUnavailable, OutcomeUnknown
 from dynlog.log import DEFAULT_READ_BYTES
 from dynlog.topics import Appended
 
-
 NEEDS_THE_LOG = {"topic", "topics", "partitions", "hold", "holders", "release", "commit", "committed", "position"}
 
 

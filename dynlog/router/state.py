@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Self
 
-from dynlog.kvevents import KvEvent, Kind, Tier, encode_events
+from dynlog.kvevents import Kind, KvEvent, Tier, encode_events
 from dynlog.live import LiveProjection, LiveStatus
 from dynlog.log import Log
 from dynlog.manifests import Manifest
@@ -88,7 +88,7 @@ class RouterState:
     def find_matches(
         self, tokens_hashes: Sequence[int] | bytes, *, tier: Tier = Tier.DEVICE, early_exit: bool = False
     ) -> dict[tuple[int, int], int]:
-        """Per (worker_id, dp_rank), how many blocks from the root it holds without a gap; see `KvIndex.find_matches`."""
+        """Per (worker_id, dp_rank), how many blocks from the root it holds, gapless; see `KvIndex.find_matches`."""
         return self._live.state.index.find_matches(tokens_hashes, tier=tier, early_exit=early_exit)
 
     def workers(self) -> Mapping[tuple[int, int], int]:
