@@ -268,6 +268,14 @@ class HoldersSuite(LogBackend):
         with pytest.raises(OffsetTruncated):
             await timed.read(position)
 
+    async def test_a_start_never_moves_back_to_a_holder_that_a_forced_truncation_went_past(self, log: Log) -> None:
+        await fill(log, 6)
+        await log.hold(TOPIC, holder("overrun", 2, HolderKind.PINNED))
+        await log.truncate(TOPIC, 0, 4, force=True)
+        assert (await log.truncate(TOPIC, 0, 5)).earliest in (4, 5)
+        assert (await bounds(log))[0] in (4, 5)
+        assert len(await bodies(log)) in (1, 2)
+
     async def test_truncation_drops_expired_holders_with_an_event_each(self, timed: Log, clock: ManualClock) -> None:
         await fill(timed, 6)
         for name in ("gone.a", "gone.b"):

@@ -89,6 +89,13 @@ class MarksSuite(LogBackend):
             Mark("p", 1, 0), Mark("p", 1, 1), None, Mark("q", 1, 0), None,
         ]  # fmt: skip
 
+    async def test_the_marks_of_every_producer_in_an_append_are_remembered(self, log: Log) -> None:
+        await log.create_topic(TOPIC)
+        mixed = [*marked("p", 1, 0, "p0"), *marked("q", 1, 0, "q0"), *marked("p", 1, 1, "p1"), *marked("r", 1, 0, "r0")]
+        await log.append(TOPIC, 0, mixed)
+        again = await log.append(TOPIC, 0, mixed)
+        assert (again.offsets, again.duplicates, again.end_offset) == ((0, 1, 2, 3), 4, 4)
+
     async def test_a_mark_that_stands_twice_in_one_append_is_stored_once(self, log: Log) -> None:
         await log.create_topic(TOPIC)
         twice = marked("p", 1, 0, "a", "b") + marked("p", 1, 0, "a", "b", "c")
