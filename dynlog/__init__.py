@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from dynlog.log import Log
     from dynlog.objects import ObjectStore
     from dynlog.open import open_log, open_objects
-    from dynlog.producer import Producer, Ticket
+    from dynlog.producer import Producer
     from dynlog.projection import Projection
     from dynlog.reader import Reader
     from dynlog.record import Control, Mark, Record
     from dynlog.replay import Replayer
     from dynlog.snapshots import SnapshotPolicy, Snapshots
+    from dynlog.tickets import Ticket
     from dynlog.topics import Holder, HolderKind, Retention
 
 __version__ = "0.1.0"
@@ -59,12 +60,13 @@ _HOMES = {
     "dynlog.log": "Log",
     "dynlog.objects": "ObjectStore",
     "dynlog.open": "open_log open_objects",
-    "dynlog.producer": "Producer Ticket",
+    "dynlog.producer": "Producer",
     "dynlog.projection": "Projection",
     "dynlog.reader": "Reader",
     "dynlog.record": "Control Mark Record",
     "dynlog.replay": "Replayer",
     "dynlog.snapshots": "SnapshotPolicy Snapshots",
+    "dynlog.tickets": "Ticket",
     "dynlog.topics": "Holder HolderKind Retention",
 }
 

@@ -132,6 +132,8 @@ def check_record(record: Record) -> None:
     for part in record.parts:
         if not isinstance(part, bytes | memoryview | bytearray):
             raise MalformedRecord(f"a part of a body is a buffer, not {type(part).__name__}")
+        if isinstance(part, memoryview) and not part.c_contiguous:
+            raise MalformedRecord("a part of a body is a buffer with gaps; make it contiguous: bytes(part)")
     if record.headers:
         if len(record.headers) > MAX_HEADERS:
             raise MalformedRecord(f"{len(record.headers)} headers, at most {MAX_HEADERS} are allowed")

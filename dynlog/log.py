@@ -149,9 +149,14 @@ class Log(ABC):
         """The offset of the first record whose log time is at or after ``log_time_ms``; the end if there is none."""
 
     @abstractmethod
-    async def register_producer(self, producer_id: str, *, timeout: float = DEFAULT_TIMEOUT_S) -> int:
+    async def register_producer(
+        self, producer_id: str, *, after: int | None = None, timeout: float = DEFAULT_TIMEOUT_S
+    ) -> int:
         """The next epoch of that producer, by log order: every epoch given out before is a zombie's from now on, and
-        is refused at the latest once the successor wrote to the same partition."""
+        is refused at the latest once the successor wrote to the same partition.
+
+        With ``after`` it is given out only if that is still the newest one; else ProducerFenced, and nothing changes.
+        """
 
     # Holders and truncation
 

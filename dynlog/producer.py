@@ -9,9 +9,9 @@ If it has to be given up, the epoch rises, so that a copy of it that is still on
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from collections import deque
-from collections.abc import Generator
 from dataclasses import replace
 from enum import Enum
 from types import TracebackType
@@ -20,54 +20,26 @@ from typing import NamedTuple, Self
 from dynlog.budget import Budget
 from dynlog.codec import MAX_RECORDS, check_record, encoded_bound
 from dynlog.delivery import DeliveryPolicy, deliver
-from dynlog.errors import BatchTooLarge, Closed, DynlogError, OutcomeUnknown, PartitionNotFound, ProducerFenced
+from dynlog.epoch import Epoch
+from dynlog.errors import (
+    BatchTooLarge,
+    Closed,
+    DynlogError,
+    LogUnavailable,
+    OutcomeUnknown,
+    PartitionNotFound,
+    ProducerFenced,
+)
 from dynlog.log import Log
 from dynlog.partition import keyless_partitions, partition_of
 from dynlog.record import Mark, Record
+from dynlog.tickets import Stored, Ticket
 from dynlog.topics import Appended, Topic, check_name
 
+logger = logging.getLogger(__name__)
 MAX_UNACKNOWLEDGED_BYTES = 8 << 20
 PAYLOAD_OVERHEAD = 64
 """An upper bound of what a payload has beside its records."""
-
-
-class Stored(NamedTuple):
-    """Where a record lies; the offset is UNKNOWN_OFFSET for a repeat whose first append is no longer remembered."""
-
-    partition: int
-    offset: int
-
-
-class Ticket:
-    """The promise for one record: awaiting it gives `Stored` or raises what went wrong; cancelling undoes nothing."""
-
-    __slots__ = ("_future", "observed")
-
-    def __init__(self) -> None:
-        self._future: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
-        self.observed = False
-
-    @property
-    def done(self) -> bool:
-        """Whether the outcome is known."""
-        return self._future.done()
-
-    def __await__(self) -> Generator[None, None, Stored]:
-        self.observed = True
-        return asyncio.shield(self._future).__await__()
-
-    async def settled(self) -> None:
-        """Waits until the outcome is known, whatever it is."""
-        await asyncio.wait([self._future])
-
-    def resolve(self, stored: Stored) -> None:
-        """For the producer: the record is durable."""
-        self._future.set_result(stored)
-
-    def fail(self, error: DynlogError) -> None:
-        """For the producer: the record is not known to be durable."""
-        self._future.set_exception(error)
-        self._future.exception()  # an outcome that nobody awaited is reported by flush(), not by the event loop
 
 
 class _State(Enum):
@@ -86,13 +58,14 @@ class _Entry(NamedTuple):
 class _Lane:
     """What waits for one partition, and the task that appends it."""
 
-    __slots__ = ("last", "pending", "sequence", "task")
+    __slots__ = ("last", "missing", "pending", "sequence", "task")
 
     def __init__(self) -> None:
         self.pending: deque[_Entry] = deque()
         self.sequence = 0
         self.task: asyncio.Task[None] | None = None
         self.last: Ticket | None = None
+        self.missing: dict[tuple[str, int], int] = {}  # first sequence that was not stored, per foreign source
 
 
 class Producer:
@@ -120,22 +93,18 @@ class Producer:
         self._lanes: dict[int, _Lane] = {}
         self._state = _State.CLOSED
         self._topic: Topic | None = None
-        self._epoch = 0
-        self._appending = 0
-        self._idle = asyncio.Event()
-        self._raising = self._has_raiser = False
-        self._raised = asyncio.Event()
+        self._epoch = Epoch(log, self.producer_id, self._policy, self._count_anew)
         self._failure: tuple[Ticket, DynlogError] | None = None
 
     @property
     def epoch(self) -> int:
         """The epoch under which it writes now."""
-        return self._epoch
+        return self._epoch.number
 
     async def __aenter__(self) -> Self:
         self._topic = await self._log.topic(self._name)
         self._keyless = keyless_partitions(self._topic.partitions)
-        self._epoch = await self._log.register_producer(self.producer_id)
+        await self._epoch.register()
         self._max_batch = self._log.capabilities.max_batch_bytes - PAYLOAD_OVERHEAD
         self._state = _State.OPEN
         return self
@@ -232,22 +201,28 @@ class Producer:
         batch: list[_Entry] = []
         try:
             while lane.pending:
-                await self._enter()
+                await self._epoch.enter()
                 try:
                     batch = self._take(lane)
-                    await self._append(partition, lane, batch)
-                    batch = []
+                    await self._append(partition, batch, lane)
                 finally:
-                    self._leave()
-                if self._raising:
-                    await self._raise_epoch()
+                    self._epoch.leave()
         except asyncio.CancelledError:
             self._fail(
                 batch, OutcomeUnknown("the producer was closed meanwhile", topic=self._name, partition=partition)
             )
-            raise
-        finally:
             self._fail(list(lane.pending), Closed(f"producer {self.producer_id!r} was closed before sending"))
+            raise
+        except ProducerFenced as error:
+            self._state = _State.FENCED
+            self._fail(list(lane.pending), error)
+        except DynlogError as error:  # the epoch could not rise
+            self._fail(list(lane.pending), error)
+        except Exception as error:  # a defect; nobody is to wait for ever because of it
+            logger.exception("producer %s: an append failed", self.producer_id)
+            broken = OutcomeUnknown(f"the append failed: {error!r}", topic=self._name, partition=partition)
+            self._fail([*batch, *lane.pending], broken)
+        finally:
             lane.pending.clear()
             lane.task = None
 
@@ -256,39 +231,63 @@ class Producer:
         size = 0
         while lane.pending and len(batch) < MAX_RECORDS and size + lane.pending[0].size <= self._max_batch:
             entry = lane.pending.popleft()
-            if entry.record.mark is None:
-                entry = entry._replace(
-                    record=replace(entry.record, mark=Mark(self.producer_id, self._epoch, lane.sequence))
-                )
+            mark = entry.record.mark
+            if mark is None:
+                mark = Mark(self.producer_id, self._epoch.number, lane.sequence)
+                entry = entry._replace(record=replace(entry.record, mark=mark))
                 lane.sequence += 1
+            elif (missing := lane.missing.get(mark[:2])) is not None and mark.sequence > missing:
+                self._fail([entry], self._out_of_turn(mark, missing))
+                continue
             batch.append(entry)
             size += entry.size
         return batch
 
-    async def _append(self, partition: int, lane: _Lane, batch: list[_Entry]) -> None:
+    def _out_of_turn(self, mark: Mark, missing: int) -> LogUnavailable:
+        return LogUnavailable(
+            f"sequence {mark.sequence} of source {mark.producer_id!r} was not sent: {missing} before it was not stored "
+            "and would be taken for a repeat afterwards; send that one again first",
+            topic=self._name,
+        )
+
+    async def _append(self, partition: int, batch: list[_Entry], lane: _Lane) -> None:
+        if not batch:
+            return
         try:
             done = await deliver(self._log, self._name, partition, [entry.record for entry in batch], self._policy)
         except ProducerFenced as error:
             owners = {entry.record.mark.producer_id for entry in batch if entry.record.mark}
             if len(owners) > 1:  # one source's zombie must not take the others' records with it
                 for owner in sorted(owners):
-                    await self._append(
-                        partition, lane, [e for e in batch if e.record.mark and e.record.mark[0] == owner]
-                    )
+                    of_owner = [e for e in batch if e.record.mark and e.record.mark.producer_id == owner]
+                    await self._append(partition, of_owner, lane)
                 return
             if owners == {self.producer_id}:
                 self._state = _State.FENCED
                 self._fail(list(lane.pending), error)
                 lane.pending.clear()
             self._fail(batch, error)
-        except OutcomeUnknown as error:
-            self._raising = True
-            self._raised.clear()
-            self._fail(batch, error)
         except DynlogError as error:
+            if isinstance(error, OutcomeUnknown):
+                self._epoch.give_up()
+            self._remember(batch, lane)
             self._fail(batch, error)
         else:
             self._resolve(batch, done)
+            for entry in batch if lane.missing else ():
+                if entry.record.mark is not None:
+                    lane.missing.pop(entry.record.mark[:2], None)
+
+    def _remember(self, batch: list[_Entry], lane: _Lane) -> None:
+        """Which foreign sequences are missing: the source's later ones must not go before them."""
+        for entry in batch:
+            mark = entry.record.mark
+            if mark is not None and mark.producer_id != self.producer_id:
+                lane.missing.setdefault(mark[:2], mark.sequence)
+
+    def _count_anew(self) -> None:
+        for lane in self._lanes.values():
+            lane.sequence = 0
 
     def _resolve(self, batch: list[_Entry], done: Appended) -> None:
         for entry, offset in zip(batch, done.offsets, strict=True):
@@ -303,35 +302,3 @@ class Producer:
             self._budget.give(entry.size)
             if self._failure is None or self._failure[0].observed:
                 self._failure = (entry.ticket, error)
-
-    # The epoch rises only while no append is under way, or it would fence the producer's own other partitions.
-
-    async def _enter(self) -> None:
-        while self._raising:
-            await self._raised.wait()
-        self._appending += 1
-        self._idle.clear()
-
-    def _leave(self) -> None:
-        self._appending -= 1
-        if not self._appending:
-            self._idle.set()
-
-    async def _raise_epoch(self) -> None:
-        if self._has_raiser:
-            return
-        self._has_raiser = True
-        try:
-            await self._idle.wait()
-            for pause in self._policy.backoff:
-                try:
-                    self._epoch = await self._log.register_producer(self.producer_id)
-                    break
-                except DynlogError:
-                    # Until the log answers nothing can be sent anyway; close() ends this by cancelling.
-                    await asyncio.sleep(pause)
-            for lane in self._lanes.values():
-                lane.sequence = 0
-        finally:
-            self._has_raiser = self._raising = False
-            self._raised.set()

@@ -117,6 +117,14 @@ def next_epoch(registered: int | None, seen: Iterable[int]) -> int:
     return max([FIRST_EPOCH - 1 if registered is None else registered, *seen]) + 1
 
 
+def check_newest(producer: str, epoch: int, after: int | None) -> None:
+    """Raises ProducerFenced unless the next epoch follows ``after`` at once."""
+    if after is not None and epoch != after + 1:
+        raise ProducerFenced(
+            f"producer {producer!r} of epoch {after} has a successor of epoch {epoch - 1}; this instance must stop"
+        )
+
+
 # Bounds
 
 

@@ -209,9 +209,11 @@ class MemoryLog(Log):
         async with self._turn() as state:
             return state.topic(topic).partition(partition).offset_at(log_time_ms)
 
-    async def register_producer(self, producer_id: str, *, timeout: float = DEFAULT_TIMEOUT_S) -> int:
+    async def register_producer(
+        self, producer_id: str, *, after: int | None = None, timeout: float = DEFAULT_TIMEOUT_S
+    ) -> int:
         async with self._turn() as state:
-            return state.register_producer(producer_id)
+            return state.register_producer(producer_id, after)
 
     # Holders and truncation
 

@@ -259,9 +259,11 @@ class SqliteLog(Log):
     ) -> int:
         return await self._read(lambda view: reads.offset_at(view, topic, partition, log_time_ms), timeout)
 
-    async def register_producer(self, producer_id: str, *, timeout: float = DEFAULT_TIMEOUT_S) -> int:
+    async def register_producer(
+        self, producer_id: str, *, after: int | None = None, timeout: float = DEFAULT_TIMEOUT_S
+    ) -> int:
         check_name("producer", producer_id)
-        return await self._write(lambda tx: topics.register_producer(tx, producer_id), timeout)
+        return await self._write(lambda tx: topics.register_producer(tx, producer_id, after), timeout)
 
     # Holders and truncation
 

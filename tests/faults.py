@@ -76,9 +76,9 @@ class FaultyLog:
         self._refuse()
         return await self._log.read(position, max_records=max_records, max_bytes=max_bytes, wait=min(wait, 0.05))
 
-    async def register_producer(self, producer_id: str, *, timeout: float = 30.0) -> int:
+    async def register_producer(self, producer_id: str, *, after: int | None = None, timeout: float = 30.0) -> int:
         self._refuse()
-        return await self._log.register_producer(producer_id, timeout=timeout)
+        return await self._log.register_producer(producer_id, after=after, timeout=timeout)
 
     def _refuse(self) -> None:
         if self.down:

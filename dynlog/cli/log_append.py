@@ -18,8 +18,9 @@ from dynlog.cli.options import AsJson, Diagnostics, LogFormat, LogUrl, parse_pai
 from dynlog.cli.output import LineOutput, say
 from dynlog.cli.run import serve
 from dynlog.errors import ConfigurationError, DynlogError
-from dynlog.producer import Producer, Ticket
+from dynlog.producer import Producer
 from dynlog.record import Record
+from dynlog.tickets import Ticket
 
 MAX_UNPRINTED = 10_000
 """Lines that are taken and whose offsets are not printed yet; then taking waits."""

@@ -19,12 +19,13 @@ from dynlog.live import LiveProjection, LiveStatus
 from dynlog.log import Log
 from dynlog.manifests import Manifest
 from dynlog.objects import ObjectStore
-from dynlog.producer import Producer, Stored
+from dynlog.producer import Producer
 from dynlog.replay import ReplayProgress
 from dynlog.router.dump import dump_events
 from dynlog.router.index import KvIndex
 from dynlog.router.projection import RouterProjection
 from dynlog.snapshots import SnapshotPolicy
+from dynlog.tickets import Stored
 from dynlog.timing import SYSTEM_CLOCK, Clock
 
 PROJECTION = "router"

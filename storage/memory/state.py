@@ -12,7 +12,7 @@ from typing import Any
 from dynlog.codec import encode_records, mark_runs
 from dynlog.errors import ConfigurationError, LogFull, TopicExists, TopicNotFound
 from dynlog.record import Record
-from dynlog.storage.ledger import check_partition_count, judge_append, next_epoch
+from dynlog.storage.ledger import check_newest, check_partition_count, judge_append, next_epoch
 from dynlog.storage.memory.partition import Partition
 from dynlog.storage.memory.topic import TopicData
 from dynlog.topics import Appended, Retention, Topic, check_name
@@ -130,11 +130,12 @@ class MemoryState:
             )
         self._taken_at_most += needed
 
-    def register_producer(self, producer_id: str) -> int:
-        """Gives out the next epoch."""
+    def register_producer(self, producer_id: str, after: int | None) -> int:
+        """Gives out the next epoch, if ``after`` is the newest one."""
         check_name("producer", producer_id)
         states = (partition.marks.get(producer_id) for partition in self._partitions())
         epoch = next_epoch(self._epochs.get(producer_id), [state.epoch for state in states if state is not None])
+        check_newest(producer_id, epoch, after)
         self._epochs[producer_id] = epoch
         return epoch
 

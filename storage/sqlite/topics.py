@@ -8,7 +8,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from dynlog.errors import TopicExists
-from dynlog.storage.ledger import next_epoch
+from dynlog.storage.ledger import check_newest, next_epoch
 from dynlog.storage.sqlite import rows
 from dynlog.storage.sqlite.rows import Census, Part, TopicRow
 from dynlog.storage.sqlite.transaction import Transaction
@@ -68,8 +68,8 @@ def drop_topic(tx: Transaction, name: str) -> None:
     tx.put(rows.doomed_key(row.id), [])
 
 
-def register_producer(tx: Transaction, producer: str) -> int:
-    """The producer's next epoch, above all that are known of it anywhere."""
+def register_producer(tx: Transaction, producer: str, after: int | None) -> int:
+    """The producer's next epoch, above all that are known of it anywhere, if ``after`` is the newest one."""
     registered = tx.epochs([producer])[producer]
     seen = []
     for row in tx.topics().values():
@@ -78,6 +78,7 @@ def register_producer(tx: Transaction, producer: str) -> int:
                 values = rows.find(tx.db, rows.mark_key(row.id, partition, producer))
                 seen += [] if values is None else [rows.mark_state(values).epoch]
     epoch = next_epoch(registered or None, seen)
+    check_newest(producer, epoch, after)
     tx.set_epoch(producer, epoch)
     return epoch
 
