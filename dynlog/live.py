@@ -47,8 +47,13 @@ from dynlog.timing import SYSTEM_CLOCK, Backoff, Clock, Deadline
 from dynlog.topics import Holder, HolderKind
 
 logger = logging.getLogger(__name__)
+PICTURE_S = 60.0
 PASSING = (LogUnavailable, DeadlineExceeded, ObjectStoreUnavailable)
 """Errors that may pass by themselves."""
+
+
+class _FoldFailed(Exception):
+    """Whatever a fold raised: never to be taken for an error of the log, after which one reads on."""
 
 
 class Phase(Enum):
@@ -104,6 +109,7 @@ class LiveProjection(Generic[P]):
         self._current: Rebuilt[P] | None = None
         self._applied: dict[int, Position] = {}
         self._folding = asyncio.Lock()  # held while a batch is half applied
+        self._torn = False  # a batch was half applied and that is how it stays, until the state is rebuilt
         self._ready = asyncio.Event()
         self._moved = asyncio.Event()  # another one after each move
         self._phase = Phase.REBUILDING
@@ -169,10 +175,16 @@ class LiveProjection(Generic[P]):
         For whoever must read what was written before: append, then ``caught_up``, then ask.
         """
         deadline = Deadline(timeout)
-        ends = {state.partition: state.end for state in await self._log.partitions(self._topic, timeout=timeout)}
+        topic = await self._log.topic(self._topic, timeout=deadline.remaining)
+        ends = {s.partition: s.end for s in await self._log.partitions(self._topic, timeout=deadline.remaining)}
+
+        def behind(partition: int, end: int) -> bool:
+            applied = self._applied.get(partition)
+            return applied is None or applied.incarnation != topic.incarnation or applied.offset < end
+
         try:
             async with asyncio.timeout(deadline.remaining):
-                while any(p not in self._applied or self._applied[p].offset < end for p, end in ends.items()):
+                while any(behind(partition, end) for partition, end in ends.items()):
                     await self._moved.wait()
         except TimeoutError:
             raise DeadlineExceeded(f"topic {self._topic!r} was not followed to {ends} within {timeout} s") from None
@@ -203,11 +215,24 @@ class LiveProjection(Generic[P]):
         return await self._writer.write()
 
     async def _picture(self) -> Picture:
-        async with self._folding:
-            sections: dict[int, Iterator[bytes]] = {STATE_SECTION: self.state.snapshot()}
-            if self._current is not None and self._current.dedupe is not None:
-                sections[DEDUPE_SECTION] = self._current.dedupe.snapshot()
-            return Picture(sections, self.state.schema, dict(self._applied))
+        try:
+            async with asyncio.timeout(PICTURE_S):
+                while True:
+                    async with self._folding:
+                        if not self._torn:
+                            return self._take_picture()
+                        moved = self._moved
+                    await moved.wait()
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"no whole state of topic {self._topic!r} to snapshot within {PICTURE_S:g} s; last error: {self._error}"
+            ) from None
+
+    def _take_picture(self) -> Picture:
+        sections: dict[int, Iterator[bytes]] = {STATE_SECTION: self.state.snapshot()}
+        if self._current is not None and self._current.dedupe is not None:
+            sections[DEDUPE_SECTION] = self._current.dedupe.snapshot()
+        return Picture(sections, self.state.schema, dict(self._applied))
 
     def _last_snapshot_ms(self) -> int | None:
         if self._writer is not None and self._writer.last_ms is not None:
@@ -234,7 +259,8 @@ class LiveProjection(Generic[P]):
                     self._ready.set()  # whoever waits is told why
             except Exception as error:  # a fold must not raise; if it does, its half-applied state is thrown away
                 logger.exception("topic %s: the projection failed; rebuilding", self._topic)
-                self._note(DynlogError(f"the projection of topic {self._topic!r} failed: {error!r}"))
+                cause = error.__cause__ or error
+                self._note(DynlogError(f"the projection of topic {self._topic!r} failed: {cause!r}"))
                 self._ready.set()
                 await self._drop_reader()
             await asyncio.sleep(next(pauses))
@@ -244,7 +270,7 @@ class LiveProjection(Generic[P]):
             self._phase = Phase.REBUILDING
         rebuilt = await self._replayer.rebuild(self._progress)
         async with self._folding:
-            self.state, self._current = rebuilt.state, rebuilt
+            self.state, self._current, self._torn = rebuilt.state, rebuilt, False
             self._applied = dict(rebuilt.reader.positions)
         self._wake()
         self._report = rebuilt.report
@@ -270,7 +296,12 @@ class LiveProjection(Generic[P]):
             if batch is None:
                 continue
             async with self._folding:
-                await fold.apply(current.state, batch, applied)
+                self._torn = True
+                try:
+                    await fold.apply(current.state, batch, applied)
+                except Exception as error:
+                    raise _FoldFailed from error
+                self._torn = False
             if self._writer is not None:
                 self._writer.note(len(batch), sum(len(part) for body in batch.bodies for part in body))
 

@@ -11,6 +11,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -26,7 +27,7 @@ from dynlog.errors import (
     StateUnrecoverable,
 )
 from dynlog.log import Log
-from dynlog.manifests import Manifest
+from dynlog.manifests import Manifest, ManifestState
 from dynlog.projection import Projection
 from dynlog.reader import Reader
 from dynlog.snapshot_body import decode_body
@@ -111,6 +112,7 @@ class Replayer(Generic[P]):
         self._topic = topic
         self._make = make
         self._snapshots = snapshots
+        self._held: Mapping[int, int] | None = None
         self.holder = holder or f"replay:{uuid.uuid4().hex}"
 
     async def rebuild(self, progress: ReplayProgress | None = None) -> Rebuilt[P]:
@@ -120,12 +122,19 @@ class Replayer(Generic[P]):
         releases it.  Raises StateUnrecoverable saying what is missing, and what `Log.read` raises.
         """
         begun = time.monotonic()
-        for _ in range(MAX_STARTS):
-            try:
-                return await self._rebuild(begun, progress)
-            except OffsetTruncated as error:
-                last = error
-        raise StateUnrecoverable(f"truncation overtook the rebuild {MAX_STARTS} times, the last time: {last}") from last
+        beating = asyncio.create_task(self._beat())
+        try:
+            for _ in range(MAX_STARTS):
+                try:
+                    return await self._rebuild(begun, progress)
+                except OffsetTruncated as error:
+                    last = error
+            raise StateUnrecoverable(
+                f"truncation overtook the rebuild {MAX_STARTS} times, the last time: {last}"
+            ) from last
+        finally:
+            beating.cancel()
+            await asyncio.gather(beating, return_exceptions=True)
 
     async def _rebuild(self, begun: float, progress: ReplayProgress | None) -> Rebuilt[P]:
         topic = await self._log.topic(self._topic)
@@ -160,6 +169,7 @@ class Replayer(Generic[P]):
             try:
                 await self._hold(offsets)
                 state, dedupe = await self._restore(manifest)
+                await self._hold(offsets)  # it may have expired, if the store was very slow
             except (OffsetTruncated, LogDiverged, SnapshotCorrupt) as error:
                 rejected.append(f"snapshot {manifest.id}: {error}")
                 continue
@@ -174,6 +184,8 @@ class Replayer(Generic[P]):
         except OffsetTruncated:
             if unavailable is not None:  # what it has may be all that is needed
                 raise unavailable from None
+            if await self._newer(topic, candidates):
+                raise  # what there was has been replaced meanwhile; begin anew
             starts = [f"partition {s.partition} begins at {s.earliest}" for s in await self._log.partitions(topic.name)]
             why = "; ".join(rejected) or "there is no snapshot of this topic"
             raise StateUnrecoverable(
@@ -182,10 +194,25 @@ class Replayer(Generic[P]):
             ) from None
         return self._make(), self._new_dedupe(), offsets, None
 
+    async def _newer(self, topic: Topic, tried: list[ManifestState]) -> bool:
+        if self._snapshots is None:
+            return False
+        known = {state.manifest.id for state in tried}
+        return any(state.manifest.id not in known for state in await self._snapshots.candidates(topic.incarnation))
+
     def _new_dedupe(self) -> DedupeTable | None:
         return None if self._log.capabilities.checks_marks else DedupeTable()
 
+    async def _beat(self) -> None:
+        """Keeps the holder alive, however long a snapshot takes to load."""
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            if self._held is not None:
+                with suppress(DynlogError):  # the rebuild itself meets the same trouble
+                    await self._hold(self._held)
+
     async def _hold(self, offsets: Mapping[int, int]) -> None:
+        self._held = offsets
         await self._log.hold(self._topic, Holder(self.holder, HolderKind.EPHEMERAL, offsets))
 
     async def _restore(self, manifest: Manifest) -> tuple[P, DedupeTable | None]:
@@ -231,7 +258,7 @@ class Replayer(Generic[P]):
         ends: Mapping[int, int],
         progress: ReplayProgress | None,
     ) -> int:
-        fold, idle, beat = CooperativeFold(), Deadline(IDLE_S), Deadline(HEARTBEAT_S)
+        fold, idle = CooperativeFold(), Deadline(IDLE_S)
         total = sum(max(end - offsets[p], 0) for p, end in ends.items())
         records = 0
         while any(reader.positions[p].offset < end for p, end in ends.items()):
@@ -241,9 +268,7 @@ class Replayer(Generic[P]):
                     raise LogUnavailable(f"the log has records up to {dict(ends)} and gave none for {IDLE_S:g} s")
                 continue
             idle = Deadline(IDLE_S)
-            if beat.passed:
-                beat = Deadline(HEARTBEAT_S)
-                await self._hold({p: position.offset for p, position in reader.positions.items()})
+            self._held = {p: position.offset for p, position in reader.positions.items()}
             records += len(batch)
             await fold.apply(state, batch, lambda piece: None)
             if progress is not None:

@@ -27,6 +27,10 @@ def encode_body(sections: Mapping[int, Iterator[bytes]]) -> Iterator[bytes]:
     count = 0
     for section, parts in sections.items():
         for part in parts:
+            if len(part) > MAX_PART_BYTES:
+                raise SnapshotCorrupt(
+                    f"a part of {len(part)} bytes, which no reader would take: {MAX_PART_BYTES} at most"
+                )
             count += 1
             yield FRAME.pack(section, len(part)) + part
     yield FRAME.pack(END, count)

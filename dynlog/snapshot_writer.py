@@ -78,3 +78,6 @@ class SnapshotWriter:
             except DynlogError as error:
                 self.failures += 1
                 logger.warning("no snapshot: %s", error)
+            except Exception:  # a store's or a projection's defect must not end all later snapshots in silence
+                self.failures += 1
+                logger.exception("no snapshot")

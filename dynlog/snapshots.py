@@ -50,7 +50,12 @@ class SnapshotPolicy:
     keep: int = KEEP
 
     def check(self, retention: Retention) -> None:
-        """Raises ConfigurationError if the topic forgets faster than snapshots are written."""
+        """Raises ConfigurationError if the topic forgets faster than snapshots are written, or a number is 0."""
+        for what, number in (
+            ("keep", self.keep), ("records", self.every_records), ("bytes", self.every_bytes), ("seconds", self.every_s)
+        ):  # fmt: skip
+            if number is not None and number <= 0:
+                raise ConfigurationError(f"snapshots: {what}={number}, a number above zero is needed")
         for name, kept, cadence in (
             ("age", retention.max_age_s, self.every_s),
             ("size", retention.max_bytes, self.every_bytes),
@@ -118,7 +123,7 @@ class Snapshots:
         """
         incarnation = next(iter(positions.values())).incarnation
         identity = uuid.uuid4().hex
-        key = f"{self._prefix}{self._clock.time_ms()}-{identity}"
+        key = f"{self._prefix}{incarnation}/{self._clock.time_ms()}-{identity}"
         digest, size = hashlib.sha256(), 0
 
         async def body() -> AsyncIterator[bytes]:
@@ -157,7 +162,13 @@ class Snapshots:
 
     async def gc(self, *, keep: int = KEEP, spare_s: float = UNNAMED_SPARED_S) -> GcReport:
         """Removes all but the newest ``keep`` verified snapshots, and bodies that no manifest names and that are older
-        than ``spare_s``; a snapshot that is not verified (yet) goes once it is that old as well."""
+        than ``spare_s``; a snapshot that is not verified (yet) goes once it is that old as well.
+
+        Bodies lie under their topic's incarnation, so that logs that share a store do not take each other's for
+        unnamed; only a backup that is opened as a log beside its original needs a store of its own.
+        """
+        if keep < 1:
+            raise ConfigurationError(f"snapshots: keep={keep}, at least the newest one has to stay")
         fold = await self.known()
         if not len(list(fold)):
             return GcReport(0, 0)
@@ -179,7 +190,7 @@ class Snapshots:
         named = {state.manifest.key for state in await self.known()}
         unnamed = [
             info.key
-            async for info in self._objects.list(self._prefix)
+            async for info in self._objects.list(self._prefix + current + "/")
             if info.key not in named and info.modified_ms < old_ms
         ]
         for key in unnamed:

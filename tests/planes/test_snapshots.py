@@ -38,7 +38,8 @@ async def test_gc_spares_a_body_that_nobody_names_until_it_is_a_day_old(tmp_path
     async with places(tmp_path) as (log, objects, clock):
         await say(log, 0, "a")
         await snapshot(log, objects, clock)
-        await objects.put("snapshots/t/tally/left-by-a-crash", b"half")
+        incarnation = (await log.topic("t")).incarnation
+        await objects.put(f"snapshots/t/tally/{incarnation}/left-by-a-crash", b"half")
         store = Snapshots(log, "t", objects, "tally", clock=clock)
         assert (await store.gc()).unnamed_bodies == 0
         clock.advance(DAY + 1)
