@@ -10,10 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from enum import Enum
 from typing import Generic, Self
 
 from dynlog.batch import Batch, Position
@@ -26,6 +24,7 @@ from dynlog.errors import (
     ObjectStoreUnavailable,
     OffsetTruncated,
 )
+from dynlog.live_status import LiveStatus, Phase
 from dynlog.log import Log
 from dynlog.manifests import Manifest
 from dynlog.objects import ObjectStore
@@ -54,33 +53,6 @@ PASSING = (LogUnavailable, DeadlineExceeded, ObjectStoreUnavailable)
 
 class _FoldFailed(Exception):
     """Whatever a fold raised: never to be taken for an error of the log, after which one reads on."""
-
-
-class Phase(Enum):
-    """Where a live projection stands."""
-
-    REBUILDING = "rebuilding"
-    FOLLOWING = "following"
-    STALE = "stale"  # the log cannot be read now; the state answers as it was
-    CLOSED = "closed"
-
-
-@dataclass(frozen=True, slots=True)
-class LiveStatus:
-    """What a person asks first; times are milliseconds since the epoch."""
-
-    phase: Phase
-    ready: bool
-    stale_since_ms: int | None
-    lag: int
-    positions: Mapping[int, int]
-    records: int
-    rebuilds: int
-    rebuild: RebuildReport | None
-    snapshots: int
-    snapshot_failures: int
-    last_snapshot_ms: int | None
-    last_error: str | None
 
 
 class LiveProjection(Generic[P]):

@@ -15,7 +15,8 @@ from contextlib import asynccontextmanager
 from typing import Any, Self
 
 from dynlog.kvevents import Kind, KvEvent, Tier, encode_events
-from dynlog.live import LiveProjection, LiveStatus
+from dynlog.live import LiveProjection
+from dynlog.live_status import LiveStatus
 from dynlog.log import Log
 from dynlog.manifests import Manifest
 from dynlog.objects import ObjectStore
