@@ -13,11 +13,9 @@ from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rich.console import Console
-
 from benchmarks.machine import machine_facts
 from benchmarks.one import run_benchmark
-from benchmarks.report import Row, print_table
+from benchmarks.report import Row, print_table, report_console
 
 HERE = Path(__file__).resolve().parent
 
@@ -46,7 +44,7 @@ def main() -> int:
     if unknown:
         parser.error(f"no benchmark {', '.join(unknown)}; known are {', '.join(known)}")
 
-    console = Console()
+    console = report_console()
     started = datetime.now(UTC)
     tables: dict[str, list[Row]] = {}
     failed: dict[str, str] = {}

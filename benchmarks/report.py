@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
 
+FILE_WIDTH = 200
 _REQUIRED = re.compile(r"(>=|<=) ?([0-9.]+)(x?)")
 
 
@@ -57,6 +59,11 @@ class Row:
         }  # fmt: skip
 
 
+def report_console() -> Console:
+    """A terminal's own width, and wide lines into a file or pipe."""
+    return Console() if sys.stdout.isatty() else Console(width=FILE_WIDTH)
+
+
 def print_table(title: str, rows: Sequence[Row], console: Console | None = None) -> None:
     """Prints the rows; a promise that is not met stands in red with the word MISSED."""
     table = Table(title=title, title_justify="left", header_style="bold")
@@ -69,7 +76,7 @@ def print_table(title: str, rows: Sequence[Row], console: Console | None = None)
         verdict = {None: "", True: "[green]ok[/]", False: "[bold red]MISSED[/]"}[row.met]
         ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
         table.add_row(row.name, _short(row.value), row.unit, _short(row.peer), ratio, row.required, verdict, row.note)
-    (console or Console()).print(table)
+    (console or report_console()).print(table)
 
 
 def _short(number: float | None) -> str:
