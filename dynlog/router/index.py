@@ -23,8 +23,11 @@ from dynlog.kvevents import Domain, Tier
 from dynlog.router.counters import Counters, Outcome
 from dynlog.router.forest import Forest, Piece
 from dynlog.router.lanes import SPOT_BITS, SPOT_MASK, Lane, LaneKey, Rank, WorkerRank, pack, places, select, unpack
-from dynlog.router.matching import TierHits, best_only, match, match_tiers
+from dynlog.router.matching import Matcher, TierHits, best_only, match_tiers, pack_prompt
 from dynlog.router.stretch import end_stretch
+
+FIRST_LOOK = 64
+"""How many blocks of a long prompt are looked at first; only if some lane holds them all is the rest looked at."""
 
 
 class KvIndex:
@@ -37,7 +40,7 @@ class KvIndex:
         self.next_lane = 0
         self.counters = Counters()
         self._names: dict[int, dict[int, WorkerRank]] = {tier: {} for tier in Tier}
-        self._twins = False
+        self._matchers = {tier: Matcher(names) for tier, names in self._names.items()}
 
     # --- what events do ---------------------------------------------------------------------------------------------
 
@@ -224,7 +227,6 @@ class KvIndex:
         lane = Lane(number, LaneKey(*rank.key, Tier(tier), Domain(domain)))
         rank.lanes[tier, domain] = self.lanes[number] = lane
         self._names[tier][number] = rank.key
-        self._twins = self._twins or domain != Domain.WORKER
         return lane
 
     # --- what a router asks -----------------------------------------------------------------------------------------
@@ -238,18 +240,18 @@ class KvIndex:
         ``early_exit`` the ranks of the longest match are there, all of them, each with its exact length, and the
         others are left out; it never under-reports.
         """
-        names = self._names[tier]
-        found = match(self.forest.root, pack(tokens_hashes))
-        ranks = {names[lane]: length for lane, length in found.items() if lane in names}
-        if self._twins:  # a rank's blocks of one tier lie in two domains: the better one counts
-            for lane, length in found.items():
-                if lane in names and length > ranks[names[lane]]:
-                    ranks[names[lane]] = length
+        find, root = self._matchers[tier].find, self.forest.root
+        if len(tokens_hashes) <= 2 * FIRST_LOOK or isinstance(tokens_hashes, bytes):
+            ranks = find(root, _packed(tokens_hashes))
+        else:  # packing a long prompt costs more than matching it, and most prompts are known no further than this
+            ranks = find(root, pack_prompt(tokens_hashes[:FIRST_LOOK]))
+            if max(ranks.values(), default=0) == FIRST_LOOK:
+                ranks = find(root, pack_prompt(tokens_hashes))
         return best_only(ranks) if early_exit else ranks
 
     def find_tier_matches(self, tokens_hashes: Sequence[int] | bytes) -> dict[WorkerRank, TierHits]:
         """Each rank's blocks of the prompt by tier, a lower tier going on where the one above it ends."""
-        return match_tiers(self.forest.root, pack(tokens_hashes), self.ranks)
+        return match_tiers(self.forest.root, _packed(tokens_hashes), self.ranks)
 
     def workers(self) -> dict[WorkerRank, int]:
         """Every known rank and how many blocks it holds, over all tiers; ranks that hold none included."""
@@ -259,3 +261,7 @@ class KvIndex:
     def blocks_held(self) -> int:
         """How many (lane, block) pairs are held."""
         return sum(lane.held for lane in self.lanes.values())
+
+
+def _packed(tokens_hashes: Sequence[int] | bytes) -> bytes:
+    return tokens_hashes if isinstance(tokens_hashes, bytes) else pack_prompt(tokens_hashes)
