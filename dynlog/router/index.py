@@ -23,11 +23,8 @@ from dynlog.kvevents import Domain, Tier
 from dynlog.router.counters import Counters, Outcome
 from dynlog.router.forest import Forest, Piece
 from dynlog.router.lanes import SPOT_BITS, SPOT_MASK, Lane, LaneKey, Rank, WorkerRank, pack, places, select, unpack
-from dynlog.router.matching import Matcher, TierHits, best_only, match_tiers, pack_prompt
+from dynlog.router.matching import Matcher, TierHits, best_only, match_tiers
 from dynlog.router.stretch import end_stretch
-
-FIRST_LOOK = 64
-"""How many blocks of a long prompt are looked at first; only if some lane holds them all is the rest looked at."""
 
 
 class KvIndex:
@@ -240,18 +237,12 @@ class KvIndex:
         ``early_exit`` the ranks of the longest match are there, all of them, each with its exact length, and the
         others are left out; it never under-reports.
         """
-        find, root = self._matchers[tier].find, self.forest.root
-        if len(tokens_hashes) <= 2 * FIRST_LOOK or isinstance(tokens_hashes, bytes):
-            ranks = find(root, _packed(tokens_hashes))
-        else:  # packing a long prompt costs more than matching it, and most prompts are known no further than this
-            ranks = find(root, pack_prompt(tokens_hashes[:FIRST_LOOK]))
-            if max(ranks.values(), default=0) == FIRST_LOOK:
-                ranks = find(root, pack_prompt(tokens_hashes))
+        ranks = self._matchers[tier].find(self.forest.root, tokens_hashes)
         return best_only(ranks) if early_exit else ranks
 
     def find_tier_matches(self, tokens_hashes: Sequence[int] | bytes) -> dict[WorkerRank, TierHits]:
         """Each rank's blocks of the prompt by tier, a lower tier going on where the one above it ends."""
-        return match_tiers(self.forest.root, _packed(tokens_hashes), self.ranks)
+        return match_tiers(self.forest.root, tokens_hashes, self.ranks)
 
     def workers(self) -> dict[WorkerRank, int]:
         """Every known rank and how many blocks it holds, over all tiers; ranks that hold none included."""
@@ -261,7 +252,3 @@ class KvIndex:
     def blocks_held(self) -> int:
         """How many (lane, block) pairs are held."""
         return sum(lane.held for lane in self.lanes.values())
-
-
-def _packed(tokens_hashes: Sequence[int] | bytes) -> bytes:
-    return tokens_hashes if isinstance(tokens_hashes, bytes) else pack_prompt(tokens_hashes)

@@ -11,6 +11,8 @@ from dynlog.kvevents import Tier
 from dynlog.router.lanes import Rank, WorkerRank
 from dynlog.router.runs import Branch, Run
 
+FIRST_LOOK = 64
+"""So many of a prompt's hashes are packed at first, and more only as far as it is known: packing costs the most."""
 KEPT = 256
 """First runs whose outcome is remembered; about one for each way in which prompts begin."""
 
@@ -42,15 +44,23 @@ class Matcher:
         self._names = names
         self._tops: dict[tuple[int, int], _Top] = {}
 
-    def find(self, root: Run, query: bytes) -> dict[WorkerRank, int]:
-        """The length of the prefix of ``query`` (packed tokens hashes) that each rank holds, if any."""
+    def find(self, root: Run, prompt: Sequence[int] | bytes) -> dict[WorkerRank, int]:
+        """The length of the prefix of the prompt's tokens hashes that each rank holds, if any."""
         names = self._names
+        if isinstance(prompt, bytes):
+            query, size = prompt, len(prompt)
+        else:
+            query, size = pack_prompt(prompt[:FIRST_LOOK]), 8 * len(prompt)
         branch = root.children.get(0, _NONE).get(query[:8]) if root.children else None
         if branch is None:
             return {}
         if isinstance(branch, dict) or branch.forks:
-            return self._named(_match_forks(root, query))
-        run, base = branch, agreed(branch, query, 0)
+            return self._named(_match_forks(root, _packed(prompt)))
+        run = branch
+        base = agreed(run, query, 0)
+        while len(query) == 8 * base < size:
+            query += pack_prompt(prompt[base : 8 * base])
+            base = agreed(run, query, 0)
         top = self._tops.get((run.number, base))
         if top is None or top.holders != run.holders:
             top = self._top(run, base)
@@ -58,9 +68,12 @@ class Matcher:
         through, at = top.found, base
         while run.children and (branch := run.children.get(at, _NONE).get(query[8 * base : 8 * base + 8])) is not None:
             if isinstance(branch, dict) or branch.forks:
-                return self._named(_match_forks(root, query))
+                return self._named(_match_forks(root, _packed(prompt)))
             run = branch
             at = agreed(run, query, base)
+            while len(query) == 8 * (base + at) < size:
+                query += pack_prompt(prompt[base + at : 8 * (base + at)])
+                at = agreed(run, query, base)
             here = {
                 lane: base + (prefix if prefix < at else at)
                 for lane, prefix in run.holders.items()
@@ -165,6 +178,10 @@ def pack_prompt(tokens_hashes: Sequence[int]) -> bytes:
         raise MalformedEvent(f"a tokens hash is an integer from 0 to 2^64-1: {error}") from None
 
 
+def _packed(prompt: Sequence[int] | bytes) -> bytes:
+    return prompt if isinstance(prompt, bytes) else pack_prompt(prompt)
+
+
 def best_only(found: dict[WorkerRank, int]) -> dict[WorkerRank, int]:
     """The ranks of the longest match."""
     best = max(found.values(), default=0)
@@ -185,10 +202,12 @@ def paths(root: Run, query: bytes) -> Iterator[list[tuple[Run, int, int]]]:
                 waiting += [[*path[:-1], (run, base, leave), (child, base + leave, 0)] for child in below]
 
 
-def match_tiers(root: Run, query: bytes, ranks: Mapping[WorkerRank, Rank]) -> dict[WorkerRank, TierHits]:
+def match_tiers(
+    root: Run, prompt: Sequence[int] | bytes, ranks: Mapping[WorkerRank, Rank]
+) -> dict[WorkerRank, TierHits]:
     """Each rank's hits by tier; where block hashes differ, those of the best single path (device first)."""
     best: dict[WorkerRank, TierHits] = {}
-    for path in paths(root, query):
+    for path in paths(root, _packed(prompt)):
         masks: dict[int, int] = {}
         for run, base, count in path:
             for number in run.holders:
