@@ -8,6 +8,7 @@ group is folded once more, event by event, so that grouping is never visible in 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from struct import Struct
 
 from dynlog.kvevents import HAS_PARENT, HEAD, Kind, KvEvent
 from dynlog.router.counters import Outcome
@@ -16,7 +17,7 @@ from dynlog.router.lanes import Lane, Rank
 
 SMALL = 16  # bytes of block hashes: records of one worker that are no larger and follow one another go in as one
 _STORED, _REMOVED, _CLEARED, _WORKER_REMOVED = map(int, Kind)
-_SAME_LANE = slice(0, 3), slice(4, 8)  # bytes of a head: kind, tier and domain; dp_rank
+_SIZE_AND_ID = Struct("<I4xQ")  # of a head, from its ninth byte
 
 Head = tuple[int, int, int, int, int, int, int, int, int]
 
@@ -44,47 +45,52 @@ def apply_event(index: KvIndex, event: KvEvent) -> Outcome:
 def fold_records(index: KvIndex, keys: Sequence[bytes | None], bodies: Sequence[Sequence[bytes]]) -> None:
     """Folds records in, in order; one whose columns do not fit together is counted and skipped whole."""
     at, count = 0, len(keys)
-    counters = index.counters
+    counters, store, remove = index.counters, index.store, index.remove
     counters.records += count
+    known = index.known
     while at < count:
         key, body = keys[at], bodies[at]
         at += 1
-        if key is not None and len(body) == 3 and len(body[0]) == 32 and len(body[1]) > SMALL:
-            # Nearly always: one event with many blocks.
+        if key is not None and len(body) == 3 and len(body[0]) == 32:
+            # Nearly always: one event with many blocks, of a lane that was seen a moment ago.
             heads, blocks, tokens = body
-            kind, tier, domain, flags, dp_rank, size, _, event_id, _ = HEAD.unpack(heads)
-            fits = 8 * size == len(blocks) and tier <= 3 and domain <= 1 and len(key) == 8
-            if fits and (len(tokens) == len(blocks) if kind == _STORED else kind == _REMOVED and not tokens):
-                counters.events += 1
-                worker = int.from_bytes(key, "little"), dp_rank
-                rank = index.ranks.get(worker) or index.rank(*worker)
-                last = rank.last_event_id
-                if last is not None and event_id != last + 1:
-                    _see(index, rank, event_id)
-                rank.last_event_id = event_id
-                lane = rank.lanes.get((tier, domain)) or index.lane(rank, tier, domain)
-                if kind == _STORED:
-                    index.store(lane, rank, heads[24:] if flags & HAS_PARENT else None, blocks, tokens)
-                else:
-                    index.remove(lane, blocks)
-                continue
+            named = known.get(key + heads[:8])
+            if named is not None and (
+                len(blocks) > SMALL or at == count or keys[at] != key or not _alike(body, bodies[at])
+            ):
+                rank, lane, kind, under = named
+                size, event_id = _SIZE_AND_ID.unpack_from(heads, 8)
+                if size and 8 * size == len(blocks) and len(tokens) == (0 if kind else len(blocks)):
+                    counters.events += 1
+                    last = rank.last_event_id
+                    if last is not None and event_id != last + 1:
+                        _see(index, rank, event_id)
+                    rank.last_event_id = event_id
+                    if kind:
+                        remove(lane, blocks)
+                    else:
+                        store(lane, rank, heads[24:] if under else None, blocks, tokens)
+                    continue
         if not _fits(key, body):
-            index.counters.rejected_records += 1
+            counters.rejected_records += 1
             continue
-        if len(body[1]) <= SMALL and at < count and keys[at] == key and len(bodies[at]) == 3:
-            last = at
-            while last < count and keys[last] == key and _small(bodies[last]) and _fits(key, bodies[last]):
-                last += 1
-            if last > at:
-                group = bodies[at - 1 : last]
-                body = [b"".join([part[column] for part in group]) for column in range(3)]
-                at = last
         assert key is not None
-        _fold(index, int.from_bytes(key, "little"), *body)
+        if len(body[1]) <= SMALL and at < count and keys[at] == key and _alike(body, bodies[at]):
+            first = at - 1
+            while at < count and keys[at] == key and _alike(body, bodies[at]) and _fits(key, bodies[at]):
+                at += 1
+            body = [b"".join([part[column] for part in bodies[first:at]]) for column in range(3)]
+        heads, blocks, tokens = body
+        _fold(index, int.from_bytes(key, "little"), heads, blocks, tokens)
+        if len(heads) == 32 and heads[0] <= _REMOVED and blocks:
+            kind, tier, domain, flags, dp_rank, *_ = HEAD.unpack(heads)
+            rank = index.rank(int.from_bytes(key, "little"), dp_rank)
+            known[key + heads[:8]] = rank, index.lane(rank, tier, domain), kind, flags & HAS_PARENT
 
 
-def _small(body: Sequence[bytes]) -> bool:
-    return len(body) == 3 and len(body[1]) <= SMALL
+def _alike(body: Sequence[bytes], following: Sequence[bytes]) -> bool:
+    """Whether the next record is as small, and of the same kind, so that the two may go in as one."""
+    return len(following) == 3 and len(following[1]) <= SMALL and following[0][:1] == body[0][:1]
 
 
 def _fits(key: bytes | None, body: Sequence[bytes]) -> bool:

@@ -72,7 +72,7 @@ class Forest:
                 run.hashes += hashes
                 return [(run, at, count, 0)]
             if count <= MAX_RUN:
-                return [(self._branch(run, at, tokens, hashes), 0, count, 0)]
+                return [(self.branch(run, at, tokens, hashes), 0, count, 0)]
         pieces: list[Piece] = []
         index = 0
         while index < count:
@@ -100,7 +100,7 @@ class Forest:
             else:
                 taken = min(MAX_RUN, count - index)
                 end = 8 * (index + taken)
-                run = self._branch(run, at, tokens[8 * index : end], hashes[8 * index : end])
+                run = self.branch(run, at, tokens[8 * index : end], hashes[8 * index : end])
                 at = 0
             if pieces and pieces[-1][0] is run:  # what matched and what was appended to it are one piece
                 _, start, size, first = pieces.pop()
@@ -123,7 +123,7 @@ class Forest:
         here, there = run.tokens[8 * at : 8 * (at + count)], tokens[8 * index : 8 * (index + count)]
         return count if here == there else common(here, there)
 
-    def _branch(self, parent: Run, at: int, tokens: bytes, hashes: bytes) -> Run:
+    def branch(self, parent: Run, at: int, tokens: bytes, hashes: bytes) -> Run:
         run = Run(self.next_number, parent, at, tokens, hashes)
         self.next_number += 1
         self.link(run)
@@ -172,10 +172,13 @@ class Forest:
     @staticmethod
     def _needed(run: Run) -> int:
         """How many blocks of the run somebody holds or some other path stands on."""
-        size = len(run.hashes) >> 3
-        if size in run.holders.values():
+        size, holders = len(run.hashes) >> 3, run.holders
+        if len(holders) == 1:
+            (need,) = holders.values()
+        elif size in holders.values():
             return size
-        need = max(run.holders.values(), default=0)
+        else:
+            need = max(holders.values(), default=0)
         if run.gaps is not None:
             need = max(need, max(run.gaps.values()).bit_length())
         return need if run.children is None else max(need, max(run.children))

@@ -21,7 +21,7 @@ from itertools import repeat
 
 from dynlog.kvevents import Domain, Tier
 from dynlog.router.counters import Counters, Outcome
-from dynlog.router.forest import Forest, Piece
+from dynlog.router.forest import MAX_RUN, Forest, Piece
 from dynlog.router.lanes import SPOT_BITS, SPOT_MASK, Lane, LaneKey, Rank, WorkerRank, pack, places, select, unpack
 from dynlog.router.matching import Matcher, TierHits, best_only, match_tiers
 from dynlog.router.stretch import end_stretch
@@ -36,6 +36,8 @@ class KvIndex:
         self.lanes: dict[int, Lane] = {}
         self.next_lane = 0
         self.counters = Counters()
+        # (rank, lane, kind, whether there is a parent) by a record's key and the first half of its head, as far as seen.
+        self.known: dict[bytes, tuple[Rank, Lane, int, int]] = {}
         self._names: dict[int, dict[int, WorkerRank]] = {tier: {} for tier in Tier}
         self._matchers = {tier: Matcher(names) for tier, names in self._names.items()}
 
@@ -46,32 +48,49 @@ class KvIndex:
 
         ``blocks`` and ``tokens`` are packed u64 of the same length, at least one; ``parent`` is one packed u64.
         """
-        forest = self.forest
+        forest, number = self.forest, lane.number
+        table = forest.runs
         run, at = forest.root, 0
         if parent is not None:
-            found = rank.find(forest.runs, parent, lane)
-            if found is None:
+            # Nearly always a hint knows the parent: `Lane.find` without the call.
+            spot = lane.hints.get(parent, 0)
+            hinted = table.get(spot >> SPOT_BITS)
+            at = spot & SPOT_MASK
+            if hinted is not None and hinted.holders.get(number, 0) > at and hinted.hashes.startswith(parent, 8 * at):
+                run = hinted
+            elif (found := rank.find(table, parent, lane)) is not None:
+                run, at = found
+            else:
                 self.counters.unknown_parents += 1
                 return Outcome.UNKNOWN_PARENT
+            at += 1
             if parent in blocks and int.from_bytes(parent, "little") in unpack(blocks):
                 self.counters.malformed += 1
                 return Outcome.MALFORMED
-            run, at = found[0], found[1] + 1
-        size = len(blocks) >> 3
-        pieces = forest.place(run, at, tokens, blocks)
-        run, start, length, _ = pieces[-1]
-        number = lane.number
-        if length == size and run.gaps is None and run.holders.get(number, 0) == start and lane.where is None:
-            if forest.image is not None:
-                forest.image.keep(run)
-            held = size
-            run.holders[number] = start + size
+        held = size = len(blocks) >> 3
+        children = run.children
+        if (
+            size <= MAX_RUN
+            and (children is None or (beside := children.get(at)) is None or tokens[:8] not in beside)
+            and 8 * at != len(run.hashes) != 0
+            and not run.hashes.startswith(blocks[:8], 8 * at)
+            and lane.where is None
+        ):
+            # Nearly always nobody had this path and it branches off: `Forest.place` and `_hold` without the detours.
+            run, start, length = forest.branch(run, at, tokens, blocks), 0, size
+            run.holders[number] = size
             lane.held += size
             lane.runs[run.number] = None
             lane.patience += size
         else:
+            pieces = forest.place(run, at, tokens, blocks)
             held = self._hold(lane, pieces, blocks)
-        lane.hint(blocks[-8:], run, start + length - 1)
+            run, start, length, _ = pieces[-1]
+        if lane.where is None:
+            hints = lane.hints
+            hints[blocks[-8:]] = run.number << SPOT_BITS | start + length - 1
+            if len(hints) > lane.crowded:
+                lane.sift_hints()
         self.counters.blocks_stored += held
         if held != size:
             self.counters.blocks_repeated += size - held
@@ -87,10 +106,15 @@ class KvIndex:
                 continue
             if forest.image is not None:
                 forest.image.keep(run)
-            if prefix == start and not run.gaps:
+            if prefix == start and run.gaps is None:
                 run.holders[number] = end
                 held += length
-                lane.gain(run, range(start, end), blocks[8 * first : 8 * (first + length)])
+                if lane.where is not None:
+                    lane.gain(run, range(start, end), blocks[8 * first : 8 * (first + length)])
+                else:  # the same without the call
+                    lane.held += length
+                    lane.runs[run.number] = None
+                    lane.patience += length
             elif new := ((1 << length) - 1 << start) & ~(before := run.held(number)):
                 run.hold(number, before | new)
                 offsets = places(new)
@@ -104,55 +128,65 @@ class KvIndex:
             self._remove_indexed(lane, lane.where, blocks)
             return
         forest, number = self.forest, lane.number
-        table = forest.runs
-        backward = array("Q", blocks)[::-1].tobytes()
-        index, count, removed = 0, len(blocks) >> 3, 0
+        table, hints, image = forest.runs, lane.hints, forest.image
+        backward = blocks if len(blocks) == 8 else array("Q", blocks)[::-1].tobytes()
+        count = left = len(blocks) >> 3
+        removed = 0
         run, offset = forest.root, -1  # where the next block is expected
-        while index < count:
-            block = blocks[8 * index : 8 * index + 8]
+        while left:
+            at = 8 * (count - left)
+            block = blocks[at : at + 8]
+            spot = hints.get(block)
+            if spot is not None and (hinted := table.get(spot >> SPOT_BITS)) is not None:
+                run, offset = hinted, spot & SPOT_MASK
+            # Engines drop a chain from its tail: what follows in the event precedes in the run.
+            end = offset + 1
+            taken = end if end < left else left
+            start = end - taken
+            holders = run.holders
             if (
-                offset < 0
-                or (prefix := run.holders.get(number, 0)) <= offset
-                or not run.hashes.startswith(block, 8 * offset)
+                not end
+                or holders.get(number) != end
+                or run.gaps is not None
+                or not run.hashes.startswith(backward[8 * (left - taken) : 8 * left], 8 * start)
             ):
                 found = lane.find(table, block)
                 if found is None:
                     offset = -1
-                    index += 1
+                    left -= 1
                     continue
                 run, offset = found
-                prefix = run.holders[number]
-            holders = run.holders
-            if forest.image is not None:
-                forest.image.keep(run)
-            left = count - index
-            taken = offset + 1 if offset < left else left
-            start = offset + 1 - taken
-            stretch = backward[8 * (left - taken) : 8 * left]
-            if prefix == offset + 1 and run.gaps is None and run.hashes.startswith(stretch, 8 * start):
+                holders = run.holders
+                if image is not None:
+                    image.keep(run)
+                start, taken = end_stretch(run, number, offset, blocks, backward, count - left)
+                end = start + taken
+            else:
+                if image is not None:
+                    image.keep(run)
                 if start:
                     holders[number] = start
                 else:
                     del holders[number]
-            else:
-                start, taken = end_stretch(run, number, offset, blocks, backward, index)
-                stretch = run.hashes[8 * start : 8 * (start + taken)]
             if number not in holders:
                 del lane.runs[run.number]
             if lane.where is not None:  # since a moment ago: what this event named was nowhere near
-                lane.unindex(stretch)
-            index += taken
+                lane.unindex(run.hashes[8 * start : 8 * end])
+            left -= taken
             removed += taken
-            emptied, end = run, start + taken
-            # Engines drop a chain from its tail: after the head of a run comes the block that precedes it.
+            emptied = run
+            # After the head of a run comes the block that precedes it.
             if start:
                 offset = start - 1
-            else:
-                run, offset = run.parent or run, run.at - 1
+            elif run.parent is not None:
+                run, offset = run.parent, run.at - 1
             if 8 * end == len(emptied.hashes) or not holders:
                 forest.prune(emptied)
-        if offset >= 0 and number in run.holders:
-            lane.hint(run.hashes[8 * offset : 8 * offset + 8], run, offset)
+        if offset >= 0 and number in run.holders and lane.where is None:
+            hints = lane.hints  # which a search may have replaced
+            hints[run.hashes[8 * offset : 8 * offset + 8]] = run.number << SPOT_BITS | offset
+            if len(hints) > lane.crowded:
+                lane.sift_hints()
         lane.held -= removed
         self.counters.blocks_removed += removed
         if removed != count:
@@ -191,6 +225,7 @@ class KvIndex:
 
     def remove_worker(self, worker_id: int) -> None:
         """The worker is gone: no rank of it, no block, and no memory of its event ids."""
+        self.known.clear()
         for key in [key for key in self.ranks if key[0] == worker_id]:
             self.clear_rank(key)
             for lane in self.ranks.pop(key).lanes.values():

@@ -48,7 +48,7 @@ class Lane:
     ``held`` is how many blocks that is.  All dictionaries hold plain integers, out of the garbage collector's sight.
     """
 
-    __slots__ = ("_crowded", "held", "hints", "key", "number", "patience", "runs", "where")
+    __slots__ = ("crowded", "held", "hints", "key", "number", "patience", "runs", "where")
 
     def __init__(self, number: int, key: LaneKey) -> None:
         self.number = number
@@ -58,7 +58,7 @@ class Lane:
         self.hints: dict[bytes, int] = {}
         self.where: dict[int, int] | None = None
         self.patience = _PATIENCE
-        self._crowded = 1024
+        self.crowded = 1024
 
     def find(self, table: dict[int, Run], block: bytes) -> tuple[Run, int] | None:
         """Run and offset of the block (a packed hash), or None if the lane does not hold it."""
@@ -86,12 +86,15 @@ class Lane:
     def hint(self, block: bytes, run: Run, offset: int) -> None:
         """An event began or ended at this block, so the next may name it."""
         if self.where is None:
-            hints = self.hints
-            hints[block] = run.number << SPOT_BITS | offset
-            if len(hints) > self._crowded:
-                runs = self.runs
-                self.hints = {key: spot for key, spot in hints.items() if spot >> SPOT_BITS in runs}
-                self._crowded = 2 * len(self.hints) + 1024
+            self.hints[block] = run.number << SPOT_BITS | offset
+            if len(self.hints) > self.crowded:
+                self.sift_hints()
+
+    def sift_hints(self) -> None:
+        """Forgets the hints to runs of which the lane holds nothing any more."""
+        runs = self.runs
+        self.hints = {key: spot for key, spot in self.hints.items() if spot >> SPOT_BITS in runs}
+        self.crowded = 2 * len(self.hints) + 1024
 
     def gain(self, run: Run, offsets: Sequence[int], blocks: bytes) -> None:
         """The lane has come to hold these blocks of the run, which lie at these offsets."""
@@ -118,8 +121,7 @@ class Lane:
         self.patience = min(self.patience, _MAX_PATIENCE)
         for searched, number in enumerate(reversed(self.runs), 1):
             run = table[number]
-            offset = run.find(block, self.number)
-            if offset >= 0:
+            if block in run.hashes and (offset := run.find(block, self.number)) >= 0:
                 self.patience -= 4 * searched
                 self.hint(block, run, offset)
                 return run, offset

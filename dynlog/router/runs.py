@@ -104,24 +104,11 @@ Branch = Run | dict[bytes, Run]
 
 def common(here: bytes, there: bytes) -> int:
     """How many whole u64 two columns of the same length have in common from their start."""
-    low, high = 0, len(here) >> 3
-    while low < high:
-        middle = (low + high + 1) >> 1
-        if here[8 * low : 8 * middle] == there[8 * low : 8 * middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    differing = int.from_bytes(here, "little") ^ int.from_bytes(there, "little")
+    return (differing & -differing).bit_length() - 1 >> 6 if differing else len(here) >> 3
 
 
 def common_end(here: bytes, there: bytes) -> int:
     """How many whole u64 two columns of the same length have in common at their end."""
-    size = len(here)
-    low, high = 0, size >> 3
-    while low < high:
-        middle = (low + high + 1) >> 1
-        if here[size - 8 * middle : size - 8 * low] == there[size - 8 * middle : size - 8 * low]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    differing = int.from_bytes(here, "little") ^ int.from_bytes(there, "little")
+    return (len(here) >> 3) - (differing.bit_length() + 63 >> 6)
