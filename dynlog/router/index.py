@@ -36,7 +36,7 @@ class KvIndex:
         self.lanes: dict[int, Lane] = {}
         self.next_lane = 0
         self.counters = Counters()
-        # (rank, lane, kind, whether there is a parent) by a record's key and the first half of its head, as far as seen.
+        # (rank, lane, kind, has a parent) by a record's key and the first half of its head, as far as seen.
         self.known: dict[bytes, tuple[Rank, Lane, int, int]] = {}
         self._names: dict[int, dict[int, WorkerRank]] = {tier: {} for tier in Tier}
         self._matchers = {tier: Matcher(names) for tier, names in self._names.items()}
