@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from dynlog.adapters.vllm_lineage import Known
-from dynlog.adapters.vllm_records import DIGEST_HEADER, Rank, trace_of
+from dynlog.adapters.vllm_records import DIGEST_HEADER, NO_LINEAGE, Rank, trace_of
 from dynlog.batch import Batch, Position
 from dynlog.codec import MarkRun
 from dynlog.errors import DeadlineExceeded, MalformedRecord, OffsetTruncated
@@ -34,7 +34,8 @@ ADVANCE_RECORDS = 20_000
 class Remembered(NamedTuple):
     """One source: its lineage (None if it ended or never began), the next event id, and where it was seen last.
 
-    ``owner`` is the sources file that named it, so that an entry that went away while no ingest ran is noticed.
+    ``owner`` is the sources file that named it, so that an entry that went away while no ingest ran is noticed;
+    ``ended`` is the `Known.name` of the last lineage that ended.
     """
 
     rank: Rank
@@ -43,6 +44,7 @@ class Remembered(NamedTuple):
     partition: int
     offset: int
     owner: str = ""
+    ended: str = ""
 
 
 class SourceMemory:
@@ -119,8 +121,10 @@ class SourceMemory:
         self._acknowledged.set()
         self._ends[partition] = max(self._ends.get(partition, 0), offset + 1)
         entry = self._entries[rank]
-        self._entries[rank] = entry._replace(known=known, next_event_id=next_event_id, offset=max(entry.offset, offset)
-        )  # fmt: skip
+        ended = entry.known.name if known is None and entry.known else entry.ended
+        self._entries[rank] = entry._replace(
+            known=known, next_event_id=next_event_id, offset=max(entry.offset, offset), ended=ended
+        )
 
     def gone(self, rank: Rank, next_event_id: int, partition: int, offset: int) -> None:
         """The end of the source is durable, and nobody names it any more."""
@@ -193,7 +197,10 @@ class SourceMemory:
                 entry = entry._replace(next_event_id=HEAD.unpack_from(heads, len(heads) - HEAD.size)[7] + 1)
             headers = batch.columns.headers[index] if batch.columns.headers else {}
             if suffix in ("-end", "-gone"):
-                entry = entry._replace(known=None, owner="" if suffix == "-gone" else entry.owner)
+                ended = entry.known.name if entry.known else entry.ended
+                if incarnation != NO_LINEAGE:
+                    ended = Known(incarnation, run.sequence + index - run.start, b"").name
+                entry = entry._replace(known=None, ended=ended, owner="" if suffix == "-gone" else entry.owner)
             elif DIGEST_HEADER in headers:
                 last = run.sequence + index - run.start
                 entry = entry._replace(known=Known(incarnation, last, headers[DIGEST_HEADER]))
@@ -205,7 +212,7 @@ class SourceMemory:
             "worker_id": entry.rank.worker_id, "dp_rank": entry.rank.dp_rank,
             "known": [known.incarnation, known.last, known.digest.hex()] if known else None,
             "next_event_id": entry.next_event_id, "topic": self._topic.incarnation,
-            "partition": entry.partition, "offset": entry.offset, "owner": entry.owner,
+            "partition": entry.partition, "offset": entry.offset, "owner": entry.owner, "ended": entry.ended,
         }  # fmt: skip
         return Record((json.dumps(body).encode(),), key=f"vllm:{entry.rank.worker_id}:{entry.rank.dp_rank}".encode())
 
@@ -220,7 +227,7 @@ def _decode(body: Iterable[bytes], incarnation: str) -> Remembered | None:
         return Remembered(
             Rank(value["worker_id"], value["dp_rank"]),
             Known(known[0], known[1], bytes.fromhex(known[2])) if known else None,
-            value["next_event_id"], value["partition"], value["offset"], value["owner"],
+            value["next_event_id"], value["partition"], value["offset"], value["owner"], value.get("ended", ""),
         )  # fmt: skip
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise MalformedRecord(f"a record of the side topic is no checkpoint of a source: {error}") from None

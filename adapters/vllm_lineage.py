@@ -1,7 +1,9 @@
 """Which batches of one engine follow each other without a break: what is taken, asked for again, or given up.
 
 A *lineage* is an unbroken run of batches of one engine.  It is named by its *incarnation*, the digest of its first
-batch (``ts`` included, so no two engines share one).  The rules, free of sockets and clocks:
+batch (``ts`` included, so no two engines share one) and of the lineage that ended before it: an engine can be taken up
+again from the same first batch, and what the log was then told to drop must not pass for a repeat.  The rules, free of
+sockets and clocks:
 
 * after every connect the replay is asked for the last batch taken; only if its bytes are the same does the lineage go
   on, because an engine can have restarted and passed the old sequence meanwhile;
@@ -36,6 +38,11 @@ class Known(NamedTuple):
     incarnation: str
     last: int
     digest: bytes
+
+    @property
+    def name(self) -> str:
+        """Names the lineage as one that ended here."""
+        return f"{self.incarnation}:{self.last}"
 
 
 class Take(NamedTuple):
@@ -91,8 +98,12 @@ def digest_of(payload: bytes) -> bytes:
 class Lineage:
     """The state of one source; every method returns what is to be done, in order."""
 
-    def __init__(self, known: Known | None, *, has_replay: bool, max_held_bytes: int = MAX_HELD_BYTES) -> None:
+    def __init__(
+        self, known: Known | None, *, has_replay: bool, ended: str = "", max_held_bytes: int = MAX_HELD_BYTES
+    ) -> None:
+        """``ended`` is the `Known.name` of the lineage that ended before this one, if there was any."""
         self.known = known
+        self._ended = ended
         self.phase = Phase.DOWN
         self._has_replay = has_replay
         self._max_held = max_held_bytes
@@ -223,6 +234,8 @@ class Lineage:
                     return actions + again
                 actions += self._gap(known.last + 1, batch.sequence)
                 actions.append(self._clear(f"the replay does not offer batch {known.last + 1}"))
+            elif known is not None and batch.sequence <= known.last and not (self._confirmed or self._repeats(batch)):
+                actions.append(self._clear(f"batch {batch.sequence} after {known.last}: a new engine"))
             elif known is not None and batch.sequence <= known.last:
                 actions.append(Tell(NoticeKind.DUPLICATE, f"batch {batch.sequence} came live and by replay"))
                 self._release()
@@ -242,7 +255,7 @@ class Lineage:
         return [self._ask()] if self._futile < 2 else []
 
     def _take(self, batch: _Batch) -> Take:
-        incarnation = self.known.incarnation if self.known else batch.digest[:8].hex()
+        incarnation = self.known.incarnation if self.known else self._incarnation(batch)
         self.known = Known(incarnation, batch.sequence, batch.digest)
         self._confirmed = self._progress = True
         self._recent[batch.sequence] = batch.digest
@@ -250,9 +263,17 @@ class Lineage:
             self._recent.popitem(last=False)
         return Take(self.known, batch.payload)
 
+    def _incarnation(self, first: _Batch) -> str:
+        return (digest_of(self._ended.encode() + first.digest) if self._ended else first.digest)[:8].hex()
+
+    def _repeats(self, batch: _Batch) -> bool:
+        same = self._recent.get(batch.sequence) == batch.digest
+        return same or (self.known is not None and (batch.sequence, batch.digest) == self.known[1:])
+
     def _clear(self, reason: str) -> Clear:
         assert self.known is not None
         ended, self.known = self.known, None
+        self._ended = ended.name
         self._recent.clear()
         self._futile = 0
         self._told_gap = -1

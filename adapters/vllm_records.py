@@ -20,7 +20,8 @@ from dynlog.kvevents import Kind, KvEvent, encode_events, worker_key
 from dynlog.record import Mark, Record
 
 DIGEST_HEADER = "zmq-digest"
-_PRODUCER = re.compile(r"vllm-(\d+)-(\d+)-([0-9a-f]{16}|none)(\+\d+|-end|-gone)?")
+NO_LINEAGE = "none"
+_PRODUCER = re.compile(r"vllm-(\d+)-(\d+)-([0-9a-f]{16}|" + NO_LINEAGE + r")(\+\d+|-end|-gone)?")
 
 
 class Rank(NamedTuple):
@@ -74,5 +75,5 @@ def gone_record(rank: Rank, known: Known | None, event_id: int, *, whole_worker:
     """The rank, or with it the whole worker, was taken out of the fleet."""
     kind = Kind.WORKER_REMOVED if whole_worker else Kind.CLEARED
     event = KvEvent(rank.worker_id, kind, dp_rank=rank.dp_rank, event_id=event_id)
-    producer = producer_of(rank, known.incarnation if known else "none", "-gone")
+    producer = producer_of(rank, known.incarnation if known else NO_LINEAGE, "-gone")
     return encode_events([event], mark=Mark(producer, 0, known.last if known else 0))

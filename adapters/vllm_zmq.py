@@ -100,7 +100,8 @@ class VllmSource:
         raises."""
         remembered = await self._memory.recall(self.rank, self._owner)
         self._next_event_id = remembered.next_event_id
-        lineage = Lineage(remembered.known, has_replay=self._source.replay is not None)
+        has_replay = self._source.replay is not None
+        lineage = Lineage(remembered.known, has_replay=has_replay, ended=remembered.ended)
         timer = _Timer(self._replay_timeout)
         with self._sockets as sockets:
             while True:

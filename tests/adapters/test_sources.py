@@ -138,3 +138,21 @@ async def test_an_entry_that_went_away_while_no_ingest_ran_is_removed_by_the_nex
             async with ingesting(log, sources_file=path):
                 await Watcher(log).until(lambda seen: Kind.WORKER_REMOVED in kinds(seen))
     assert kinds(await everything(log)) == [Kind.STORED, Kind.WORKER_REMOVED]
+
+
+async def test_an_entry_that_comes_back_while_its_engine_goes_on_is_read_from_the_replay_again(
+    log: Log, tmp_path: Path
+) -> None:
+    path, ports = tmp_path / "sources.yaml", free_ports()
+    path.write_text(entry(ports, 1))
+    async with FakeEngine(*ports) as engine, ingesting(log, sources_file=path):
+        for again in range(1, 4):
+            engine.publish(stored(again))
+            await Watcher(log).until(holds(*range(1, again + 1), rank=(1, 0)))
+            path.write_text("[]")
+            await Watcher(log).until(lambda seen, times=again: kinds(seen).count(Kind.WORKER_REMOVED) == times)  # type: ignore[misc]
+            path.write_text(entry(ports, 1))
+        await Watcher(log).until(holds(1, 2, 3, rank=(1, 0)))
+        path.write_text("[]")
+        events = await Watcher(log).until(lambda seen: kinds(seen).count(Kind.WORKER_REMOVED) == 4)
+    assert held(events) == {}

@@ -189,6 +189,32 @@ def test_what_a_dead_connection_left_behind_is_not_taken_for_the_new_engines() -
     assert taken(replay(lineage, (0, "b"))) == [payload(0, "b")]
 
 
+def test_a_new_engine_whose_replay_never_answers_is_cleared_and_not_taken_for_repeats_of_the_old_one() -> None:
+    lineage = Lineage(known(5), has_replay=True)
+    lineage.connected()
+    actions = [action for n in range(3) for action in lineage.live(n, payload(n, "b"))]
+    while lineage.phase is Phase.ASKING:
+        actions += lineage.replay_failed()
+    assert (taken(actions), cleared(actions)) == ([payload(n, "b") for n in range(3)], 1)
+
+
+def test_a_lineage_that_ended_never_shares_its_name_with_the_next_although_the_engine_is_the_same() -> None:
+    lineage = Lineage(None, has_replay=True)
+    lineage.connected()
+    replay(lineage, *((n, "a") for n in range(4)))
+    first = lineage.known
+    assert first is not None
+    lineage.live(6, payload(6))
+    for _ in range(4):
+        if lineage.known is not None:
+            replay(lineage, (3, "a"), (5, "a"), (6, "a"))
+    replay(lineage, *((n, "a") for n in range(4)))
+    again = lineage.known
+    assert again is not None
+    assert (again.last, again.digest) == (first.last, first.digest)
+    assert again.incarnation != first.incarnation
+
+
 class Engines:
     """A lineage among engines that restart; messages are lost, replays are cut or late."""
 

@@ -54,7 +54,8 @@ async def test_an_ended_lineage_is_remembered_as_ended(log: Log) -> None:
     known, records = batch(0, removed(1))
     await log.append(TOPIC, 0, [*records, clear_record(RANK, known, 1)])
     remembered = await (await SourceMemory.open(log, TOPIC)).recall(RANK)
-    assert (remembered.known, remembered.next_event_id) == (None, 2)
+    assert (remembered.known, remembered.next_event_id, remembered.ended) == (None, 2, known.name)
+    assert (await (await SourceMemory.open(log, TOPIC)).recall(RANK)).ended == known.name  # from the checkpoint
 
 
 async def test_a_removal_that_was_stored_behind_the_last_checkpoint_is_not_said_again(log: Log) -> None:
