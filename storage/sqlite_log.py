@@ -9,6 +9,7 @@ opens a log that lost its tail, for `verify` and `quarantine` only.
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ from dynlog.storage.ledger import check_holder, check_partition_count, gone
 from dynlog.storage.sqlite import appends, backup, groups, holders, quarantine, reads, topics, verify
 from dynlog.storage.sqlite.bell import Bell
 from dynlog.storage.sqlite.care import Care
+from dynlog.storage.sqlite.forks import File, note_closed, note_open, refuse_inherited
 from dynlog.storage.sqlite.location import check_location, durability_of, path_of
 from dynlog.storage.sqlite.options import Settings, settings_of
 from dynlog.storage.sqlite.readers import Readers, View, within
@@ -56,6 +58,7 @@ class _Parts(NamedTuple):
     """What opening made; the log closes them."""
 
     identity: str
+    file: File
     bell: Bell
     reader: sqlite3.Connection
     writer: sqlite3.Connection
@@ -76,6 +79,7 @@ async def open_url(url: Url, clock: Clock) -> Log:
             left.reader.close()
             left.writer.close()
             left.bell.close()
+            note_closed(left.file)
         await readers.close()
         raise
     except BaseException:
@@ -86,13 +90,15 @@ async def open_url(url: Url, clock: Clock) -> Log:
 
 
 def _open(path: Path, settings: Settings) -> _Parts:
+    refuse_inherited(path)
     with opened(path, settings) as (identity, reader):
         try:
             bell = Bell(path, uuid.UUID(identity).bytes, may_be_missing=settings.repair)
         except OSError as error:
             raise ConfigurationError(f"the bell of {path} cannot be opened for writing: {error}") from None
         try:
-            return _Parts(identity, bell, reader, connect_writer(path, settings))
+            writer = connect_writer(path, settings)
+            return _Parts(identity, note_open(path), bell, reader, writer)
         except BaseException:
             bell.close()
             raise
@@ -116,6 +122,8 @@ class SqliteLog(Log):
         self._settings = settings
         self._clock = clock
         self._identity = parts.identity
+        self._file = parts.file
+        self._process = os.getpid()
         self._bell = parts.bell
         self._readers = readers
         readers.adopt(parts.reader)
@@ -147,6 +155,8 @@ class SqliteLog(Log):
         return self._capabilities
 
     async def close(self) -> None:
+        if self._process != os.getpid():
+            return  # the parent's threads, which would have to end, are not here
         if self._closing is None:
             self._closing = asyncio.get_running_loop().create_task(self._close())
         await asyncio.shield(self._closing)
@@ -158,9 +168,10 @@ class SqliteLog(Log):
         # Last, since only a connection that may write moves the write-ahead log into the database as it closes.
         await self._writer.close()
         self._bell.close()
+        note_closed(self._file)
 
     def _check_open(self) -> None:
-        if self._closing is not None:
+        if self._closing is not None or self._process != os.getpid():
             raise Closed(f"the log {self._url} was closed")
 
     async def _write(self, work: Callable[[Transaction], T], timeout: float, size: int = 0) -> T:

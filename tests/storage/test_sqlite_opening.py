@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from dynlog.errors import (
+    Closed,
     ConfigurationError,
     LogCorrupt,
     LogFull,
@@ -171,6 +172,33 @@ async def test_many_may_create_the_same_log_at_once(tmp_path: Path) -> None:
             return log.identity
 
     assert len(set(await asyncio.gather(*map(one, range(8))))) == 1
+
+
+async def test_a_process_that_was_forked_while_the_log_was_open_is_refused_and_loses_nothing(tmp_path: Path) -> None:
+    url = url_of(tmp_path)
+    async with open_log(url) as log:
+        await log.create_topic("t")
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            said = []
+            with suppress(BaseException):
+                asyncio._set_running_loop(None)
+                for attempt in (log.topics(), open_and_close(url), open_and_close(f"sqlite://{tmp_path}/own.db")):
+                    try:
+                        asyncio.new_event_loop().run_until_complete(attempt)
+                        said.append("opened")
+                    except (Closed, ConfigurationError) as error:
+                        said.append(type(error).__name__)
+                os.write(writing, " ".join(said).encode())
+            os._exit(0)
+        os.close(writing)
+        await asyncio.to_thread(os.waitpid, child, 0)
+        said_by_child = os.read(reading, 1000)
+        os.close(reading)
+        await log.append("t", 0, [Record((b"a",))])
+    assert said_by_child == b"Closed ConfigurationError opened"
+    await open_and_close(url)
 
 
 async def test_without_fsync_the_log_declares_that_it_survives_a_kill_only(tmp_path: Path) -> None:
