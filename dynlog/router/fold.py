@@ -75,11 +75,21 @@ def fold_records(index: KvIndex, keys: Sequence[bytes | None], bodies: Sequence[
             counters.rejected_records += 1
             continue
         assert key is not None
-        if len(body[1]) <= SMALL and at < count and keys[at] == key and _alike(body, bodies[at]):
-            first = at - 1
-            while at < count and keys[at] == key and _alike(body, bodies[at]) and _fits(key, bodies[at]):
+        if len(body[1]) <= SMALL and len(body[0]) == 32:
+            # What is of the same form fits as well, so it is not examined.
+            first, form, size, named_too = at - 1, body[0][:12], len(body[1]), len(body[2])
+            while (
+                at < count
+                and keys[at] == key
+                and len(following := bodies[at]) == 3
+                and following[0][:12] == form
+                and len(following[0]) == 32
+                and len(following[1]) == size
+                and len(following[2]) == named_too
+            ):
                 at += 1
-            body = [b"".join([part[column] for part in bodies[first:at]]) for column in range(3)]
+            if at > first + 1:
+                body = [b"".join(column) for column in zip(*bodies[first:at], strict=True)]
         heads, blocks, tokens = body
         _fold(index, int.from_bytes(key, "little"), heads, blocks, tokens)
         if len(heads) == 32 and heads[0] <= _REMOVED and blocks:
@@ -89,8 +99,8 @@ def fold_records(index: KvIndex, keys: Sequence[bytes | None], bodies: Sequence[
 
 
 def _alike(body: Sequence[bytes], following: Sequence[bytes]) -> bool:
-    """Whether the next record is as small, and of the same kind, so that the two may go in as one."""
-    return len(following) == 3 and len(following[1]) <= SMALL and following[0][:1] == body[0][:1]
+    """Whether the next record is of the same kind and size, so that the two may go in as one."""
+    return len(following) == 3 and following[0][:12] == body[0][:12]
 
 
 def _fits(key: bytes | None, body: Sequence[bytes]) -> bool:
@@ -149,7 +159,10 @@ def _fold(index: KvIndex, worker_id: int, heads: bytes, blocks: bytes, tokens: b
                 goes_on = head[3] & HAS_PARENT and end > at and tail == heads[32 * number + 24 : 32 * number + 32]
                 if not goes_on or tail in blocks[end : end + 8 * head[5]]:
                     break
-            _see(index, rank, head[7])
+            if head[7] == rank.last_event_id + 1:
+                rank.last_event_id = head[7]
+            else:
+                _see(index, rank, head[7])
             end += 8 * head[5]
             number += 1
         if end == at:

@@ -70,7 +70,10 @@ class Matcher:
             if isinstance(branch, dict) or branch.forks:
                 return self._named(_match_forks(root, _packed(prompt)))
             run = branch
-            at = agreed(run, query, base)
+            if query.startswith(run.tokens, 8 * base):
+                at = len(run.tokens) >> 3
+            else:
+                at = agreed(run, query, base)
             while len(query) == 8 * (base + at) < size:
                 query += pack_prompt(prompt[base + at : 8 * (base + at)])
                 at = agreed(run, query, base)
@@ -119,11 +122,8 @@ def agreed(run: Run, query: bytes, base: int) -> int:
     tokens = run.tokens
     if query.startswith(tokens, 8 * base):
         return len(tokens) >> 3
-    low, high = (
-        1,
-        min(len(tokens), len(query) - 8 * base) >> 3,
-    )  # the first block agrees: it was looked up by its tokens
-    step = 1
+    low, step = 1, 1  # the first block agrees: it was looked up by its tokens
+    high = min(len(tokens), len(query) - 8 * base) >> 3
     while low + step <= high and query.startswith(tokens[8 * low : 8 * (low + step)], 8 * (base + low)):
         low += step
         step *= 2
