@@ -7,6 +7,7 @@ import uuid
 from contextlib import closing
 from pathlib import Path
 
+from dynlog.drafts import sync_folder
 from dynlog.errors import ConfigurationError
 from dynlog.storage.sqlite import bell, rows
 from dynlog.storage.sqlite.failures import ours
@@ -33,5 +34,6 @@ def backup(db: sqlite3.Connection, target: Path, identity: str) -> None:
             db.execute("ROLLBACK")
         bell.create(target, uuid.UUID(identity).bytes, commit)
         partial.rename(target)
+        sync_folder(target.parent)
     finally:
         partial.unlink(missing_ok=True)

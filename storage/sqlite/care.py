@@ -11,7 +11,7 @@ from dynlog.errors import DynlogError
 from dynlog.storage.sqlite import retention
 from dynlog.storage.sqlite.options import Settings
 from dynlog.storage.sqlite.readers import Readers
-from dynlog.storage.sqlite.shrink import LOOSE_PAGES, shrink_step
+from dynlog.storage.sqlite.shrink import LOOSE_PAGES, free_pages, shrink_step
 from dynlog.storage.sqlite.writer import Writer
 from dynlog.timing import Clock
 from dynlog.topics import Truncation
@@ -84,7 +84,8 @@ class Care:
         outcome = await self._writer.run(
             lambda tx: retention.move_start(tx, name, partition, before, force, now_ms), timeout=timeout
         )
-        if await self._delete(name, [partition], timeout):
+        # Free pages can also be what an earlier truncation left that was cut short.
+        if await self._delete(name, [partition], timeout) or await self._readers.call(free_pages) > 0:
             await self._shrink(0)
         return outcome
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from dynlog.storage.ledger import (
@@ -60,15 +61,25 @@ def _forget(tx: Transaction, topic: TopicRow, holder: str) -> None:
 
 def expel(tx: Transaction, topic: TopicRow, now_ms: int) -> None:
     """Drops the holders that have expired; each leaves an event."""
-    for holder, last_seen_ms in stored(tx.db, topic, tx.census(topic)):
-        lag = sum(
-            lag_bytes(tx.db, topic, partition, tx.part(topic, partition), offset)
-            for partition, offset in holder.positions.items()
-        )
+    found = stored(tx.db, topic, tx.census(topic))
+    everything = most_bytes(tx, topic) if found else 0
+    for holder, last_seen_ms in found:
+        lag = everything
+        if why_expired(holder, now_ms, now_ms, lag) is not None:  # else no lag could be too much, and none is measured
+            lag = sum(
+                lag_bytes(tx.db, topic, partition, tx.part(topic, partition), offset)
+                for partition, offset in holder.positions.items()
+            )
         why = why_expired(holder, last_seen_ms, now_ms, lag)
         if why is not None:
             _forget(tx, topic, holder.name)
             tx.event(topic, now_ms, HOLDER_EXPELLED, f"{holder.name}: {why}", kept=KEPT_EVENTS)
+
+
+def most_bytes(tx: Transaction, topic: TopicRow) -> int:
+    """No fewer bytes than the topic's records take: rows below the starts that are not deleted yet count as well."""
+    parts = [tx.part(topic, partition) for partition in range(topic.topic.partitions)]
+    return sum(part.written if part.holes else part.bytes for part in parts)
 
 
 def stored(db: sqlite3.Connection, topic: TopicRow, census: Census) -> list[tuple[Holder, int]]:
@@ -85,11 +96,12 @@ def _holder(name: str, values: list[Any]) -> Holder:
 def states(db: sqlite3.Connection, topic: TopicRow, census: Census, parts: Parts, now_ms: int) -> list[HolderState]:
     """All holders as they are now, by name."""
     result = []
+    part_at, lag_at = cache(parts), cache(lambda p, offset: lag_bytes(db, topic, p, part_at(p), offset))
     for holder, last_seen_ms in stored(db, topic, census):
         lag = behind = 0
         for partition, offset in holder.positions.items():
-            part = parts(partition)
-            lag += lag_bytes(db, topic, partition, part, offset)
+            part = part_at(partition)
+            lag += lag_at(partition, offset)
             behind += part.end - max(offset, part.earliest)
         expired = why_expired(holder, last_seen_ms, now_ms, lag) is not None
         result.append(HolderState(holder, last_seen_ms, behind, expired))

@@ -28,7 +28,11 @@ def path_of(url: Url) -> Path:
     text = url.path[1:] if url.path.startswith("/./") else "/" + url.path.lstrip("/")
     if text == "/" or text.endswith("/") or "\0" in text:
         raise ConfigurationError(f"{url} names no file; write sqlite:///path/events.db")
-    return Path(text).absolute()
+    try:
+        # As SQLite does, so that its files, and the bell, lie beside the log itself, however it is called.
+        return Path(text).resolve()
+    except (OSError, RuntimeError) as error:
+        raise ConfigurationError(f"{url}: the path cannot be followed: {error}") from None
 
 
 def check_location(path: Path, mountinfo: Path = MOUNTINFO) -> str | None:

@@ -96,7 +96,8 @@ class Readers:
         if not self._closed:
             self._closed = True
             await asyncio.get_running_loop().run_in_executor(self._pool, self._disconnect)
-            self._pool.shutdown()
+            # In a thread: what still runs (a backup, say) may take long, and the event loop is not to wait for it.
+            await asyncio.to_thread(self._pool.shutdown)
             self._disconnect()
 
     def _disconnect(self) -> None:

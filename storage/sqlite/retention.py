@@ -18,11 +18,11 @@ from dynlog.storage.ledger import (
     truncation_limit,
 )
 from dynlog.storage.sqlite import rows
-from dynlog.storage.sqlite.holders import expel, lag_bytes, stored
+from dynlog.storage.sqlite.holders import expel, lag_bytes, most_bytes, stored
 from dynlog.storage.sqlite.reads import chain, verified
 from dynlog.storage.sqlite.rows import TopicRow
 from dynlog.storage.sqlite.transaction import Transaction
-from dynlog.topics import Truncation
+from dynlog.topics import Holder, Truncation
 
 STEP_ROWS = 256
 STEP_BYTES = 4 << 20
@@ -31,6 +31,8 @@ STEP_MARKS = 256
 _PLACE = "topic = :topic AND partition = :partition"
 _KEPT = f"SELECT base FROM batches WHERE {_PLACE} AND base <= :earliest AND next > :earliest ORDER BY base DESC LIMIT 1"
 _BELOW = f"SELECT base, length(frame) FROM batches WHERE {_PLACE} AND base >= :first AND base < :kept ORDER BY base"
+_LIGHT = f"""SELECT base, next, log_time_ms, length(frame) FROM batches
+    WHERE {_PLACE} AND base < :end AND base >= coalesce(({_KEPT}), :earliest) ORDER BY base"""
 _DELETE = f"DELETE FROM batches WHERE {_PLACE} AND base >= :first AND base <= :last"
 
 
@@ -43,7 +45,17 @@ def move_start(tx: Transaction, name: str, partition: int, before: int, force: b
     if before <= part.earliest:
         return Truncation(partition, part.earliest, before)
     expel(tx, topic, now_ms)
-    holding = [holder for holder, _ in stored(tx.db, topic, tx.census(topic))]
+    return _move(tx, topic, partition, before, force, now_ms, _holding(tx, topic))
+
+
+def _holding(tx: Transaction, topic: TopicRow) -> list[Holder]:
+    return [holder for holder, _ in stored(tx.db, topic, tx.census(topic))]
+
+
+def _move(
+    tx: Transaction, topic: TopicRow, partition: int, before: int, force: bool, now_ms: int, holding: list[Holder]
+) -> Truncation:
+    part = tx.part(topic, partition)
     limit = truncation_limit(before, partition, holding)
     target = before if force else max(limit.before, part.earliest)
     if target > part.earliest:
@@ -59,14 +71,21 @@ def retain(tx: Transaction, name: str, now_ms: int) -> list[Truncation]:
     """Expels holders and moves the starts to where retention keeps the rest, holders spared."""
     topic = tx.topic(name)
     expel(tx, topic, now_ms)
+    retention = topic.topic.retention
+    much = retention.max_bytes is not None and most_bytes(tx, topic) > retention.max_bytes
+    if not much and retention.max_age_s is None:
+        return []
     everywhere = range(topic.topic.partitions)
     cuts = retention_cuts(
         {partition: _segments(tx, topic, partition) for partition in everywhere},
-        topic.topic.retention,
-        total_bytes=sum(_size(tx, topic, partition) for partition in everywhere),
+        retention,
+        total_bytes=sum(_size(tx, topic, partition) for partition in everywhere) if much else 0,
         now_ms=now_ms,
     )
-    return [move_start(tx, name, partition, before, False, now_ms) for partition, before in sorted(cuts.items())]
+    holding = _holding(tx, topic) if cuts else []
+    for partition, before in cuts.items():
+        _verify(tx, topic, partition, before)
+    return [_move(tx, topic, partition, before, False, now_ms, holding) for partition, before in sorted(cuts.items())]
 
 
 def _size(tx: Transaction, topic: TopicRow, partition: int) -> int:
@@ -76,12 +95,20 @@ def _size(tx: Transaction, topic: TopicRow, partition: int) -> int:
 
 
 def _segments(tx: Transaction, topic: TopicRow, partition: int) -> Iterable[Segment]:
+    """The rows without their frames: most partitions are only looked at, and frames may be megabytes."""
     part = tx.part(topic, partition)
-    if part.earliest == part.end:
-        return
+    where = {"topic": topic.id, "partition": partition, "earliest": part.earliest, "end": part.end}
+    if part.earliest < part.end:
+        yield from map(Segment._make, tx.db.execute(_LIGHT, where))
+
+
+def _verify(tx: Transaction, topic: TopicRow, partition: int, before: int) -> None:
+    """What is to go has to be what it says; raises LogCorrupt."""
+    part = tx.part(topic, partition)
     for row in chain(tx.db, topic, partition, part, part.earliest):
         verified(topic, partition, row)
-        yield Segment(row.base, row.next, row.log_time_ms, len(row.frame))
+        if row.next >= before:
+            break
 
 
 def delete_step(tx: Transaction, name: str, partition: int) -> bool:

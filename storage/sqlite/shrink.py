@@ -18,16 +18,21 @@ LOOSE_PAGES = 4096
 """Automatic retention leaves so many free pages to be used again; an explicit truncation leaves none."""
 
 
+def free_pages(db: sqlite3.Connection) -> int:
+    """Pages of the file that nothing uses."""
+    free: int = db.execute("PRAGMA freelist_count").fetchone()[0]
+    return free
+
+
 def shrink_step(path: Path, settings: Settings, keep_pages: int) -> bool:
     """Gives some free pages back, and shortens the files with the last of them; whether there is more to do."""
     with closing(connect(path, "rw", settings)) as db:
-        free: int = db.execute("PRAGMA freelist_count").fetchone()[0]
+        free = free_pages(db)
         try:
             if free > keep_pages:
                 # A script, since a single statement of Python's steps only once: that is one page.
                 db.executescript(f"PRAGMA incremental_vacuum({min(STEP_PAGES, free - keep_pages)})")
-                left: int = db.execute("PRAGMA freelist_count").fetchone()[0]
-                if left < free:
+                if free_pages(db) < free:
                     return True
             # The first lets others go on; the second then has little left to do while it keeps them waiting.
             db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
