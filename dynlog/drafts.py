@@ -5,6 +5,7 @@ Every function here blocks.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 from contextlib import suppress
@@ -12,7 +13,10 @@ from pathlib import Path
 
 
 class Draft:
-    """A file that is being written; `discard` takes it away unless it was kept.  Making one touches no disk."""
+    """A file that is being written; `discard` takes it away unless it was kept.  Making one touches no disk.
+
+    It is locked (flock) from `open` to `discard`, so that others tell it from what a crash left (`is_abandoned`).
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -29,6 +33,7 @@ class Draft:
     def open(self) -> None:
         """Creates the file."""
         self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
 
     def write(self, piece: bytes | memoryview) -> None:
         """Adds a piece."""
@@ -47,10 +52,9 @@ class Draft:
             rest = rest[os.write(self._descriptor, rest) :]
 
     def sync(self) -> None:
-        """Makes it durable and closes it."""
+        """Makes it durable."""
         assert self._descriptor is not None, "sync before open"
         os.fsync(self._descriptor)
-        self._close()
 
     def keep(self) -> None:
         """From now on somebody else answers for the file."""
@@ -67,6 +71,21 @@ class Draft:
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether nobody has the draft at this path open any more; a file that is gone is nobody's."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def write_durably(path: Path, content: bytes) -> None:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
+from dynlog.drafts import is_abandoned
 from dynlog.errors import ConfigurationError, ObjectCorrupt
 from dynlog.objects import Collected
 from dynlog.storage.files.vault import Vault, has_expired
@@ -37,9 +38,12 @@ class Collection:
         self._abandoned = 0
 
     def start(self) -> None:
-        """Notes what is old in ``bodies``; whatever a sidecar turns out to name is struck off again."""
+        """Notes what is old in ``bodies`` and of no put under way, however slow it is or wrong the clocks are.
+
+        Whatever a sidecar turns out to name is struck off again.
+        """
         with os.scandir(self._vault.layout.bodies) as found:
-            old = (Path(item.path) for item in found if self._is_old(Path(item.path)))
+            old = (path for item in found if self._is_old(path := Path(item.path)) and _is_left(path))
             self._leftovers = {path.name: path for path in islice(old, MOST_LEFTOVERS)}
 
     def step(self) -> list[str] | None:
@@ -78,7 +82,8 @@ class Collection:
                 self._abandoned += 1
                 self._bytes += size
         for folder in self._old_uploads():
-            self._bytes += sum(path.stat().st_size for path in folder.iterdir())
+            with suppress(FileNotFoundError):  # completed, aborted, or collected by another process just now
+                self._bytes += sum(path.stat().st_size for path in folder.iterdir())
             shutil.rmtree(folder, ignore_errors=True)
             self._abandoned += 1
         return Collected(self._expired, self._abandoned, self._bytes)
@@ -94,3 +99,8 @@ class Collection:
             return path.stat().st_mtime < self._before_s
         except FileNotFoundError:
             return False
+
+
+def _is_left(path: Path) -> bool:
+    """Whether the put that made it is gone; ``.entry`` beside a body is its put's as long as the body is."""
+    return is_abandoned(path) and is_abandoned(path.with_suffix(""))

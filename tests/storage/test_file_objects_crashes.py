@@ -295,6 +295,29 @@ async def test_gc_removes_what_crashed_puts_left_after_a_day_and_no_body_that_is
     assert await store.get_bytes("taken") == b"x"
 
 
+@pytest.mark.parametrize("taken", [False, True], ids=["own-name", "foreign-file-there"])
+async def test_gc_spares_what_a_put_under_way_has_written_however_old_it_seems(
+    store: ObjectStore, root: Path, taken: bool
+) -> None:
+    if taken:
+        (root / "k").write_bytes(b"foreign")
+    halfway, go_on = asyncio.Event(), asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield bytes(PIECE_BYTES)
+        halfway.set()
+        await go_on.wait()
+        yield b"x"
+
+    async with open_objects(store.url) as other:
+        putting = asyncio.create_task(store.put("k", body()))
+        await halfway.wait()
+        assert (await other.gc(older_than_s=-60)).abandoned == 0
+        go_on.set()
+        await putting
+        assert await other.get_bytes("k") == bytes(PIECE_BYTES) + b"x"
+
+
 async def test_gc_spares_bodies_while_a_sidecar_cannot_be_read(store: ObjectStore, root: Path) -> None:
     (root / "k").write_bytes(b"foreign")
     await store.put("k", b"x")
