@@ -1,7 +1,7 @@
 """What one write transaction sees and changes; nothing of it is visible, cached or counted unless it commits.
 
-The writer thread keeps what it knows between transactions and forgets all of it when another process has written in
-the meantime, or when a transaction is rolled back.
+The writer thread keeps what it knows between transactions and forgets all of it (but the topics, if none changed) when
+another process has written in the meantime, or when a transaction is rolled back.
 """
 
 from __future__ import annotations
@@ -40,7 +40,11 @@ class Transaction:
         """Takes up what the last commit left; the caller holds the write lock."""
         head = Head(*rows.get(self.db, "head"))
         if head.commit != self.head.commit:
+            # Topics change seldom and may be many; a head of zeros stands for nothing known.
+            same = bool(self.head.commit) and head.topics_version == self.head.topics_version
+            topics = self._topics if same else None
             self.forget()
+            self._topics = topics
         self.head = head
         self.changes = 0
         self.advanced = {}

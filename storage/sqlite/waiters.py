@@ -27,6 +27,8 @@ AT_ONCE = 256
 
 Place = tuple[int, int]
 """Topic and partition."""
+Seen = tuple[int, dict[Place, int] | None]
+"""What a look saw: the commit, and ends, or None if nothing was new."""
 
 
 class Waiter(NamedTuple):
@@ -50,7 +52,10 @@ class Waiters:
         self._heard = 0
         self._due = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self._looking: asyncio.Future[dict[Place, int]] | None = None
+        self._looking: asyncio.Future[Seen] | None = None
+        self._seen = 0  # the commit that the last look saw
+        self._newcomers = False
+        """Whether somebody came since the last look began: the same commit may be news to them."""
         self._again = False
         self._watch: Watch | None = None
         with suppress(OSError):
@@ -61,6 +66,7 @@ class Waiters:
         """Arms; look at the partition after this, then await ``woken``, and `leave` in any case."""
         waiter = Waiter(topic, partition, offset, self._loop.create_future())
         self._waiting.setdefault((topic, partition), set()).add(waiter)
+        self._newcomers = True
         if self._watch is not None:
             try:
                 self._watch.arm()
@@ -139,15 +145,17 @@ class Waiters:
             self._again = True
         elif self._waiting:
             places = list(self._waiting)
-            self._looking = self._readers.start(_ends_of(places))
+            unless, self._newcomers = 0 if self._newcomers else self._seen, False
+            self._looking = self._readers.start(_ends_of(places, unless))
             self._looking.add_done_callback(lambda done: self._looked(places, done))
 
-    def _looked(self, places: list[Place], done: asyncio.Future[dict[Place, int]]) -> None:
+    def _looked(self, places: list[Place], done: asyncio.Future[Seen]) -> None:
         self._looking = None
         # Whoever waits while a look fails finds out why by reading for itself.
-        ends = {} if done.cancelled() or done.exception() is not None else done.result()
-        for place in places:
-            self._advance(place, ends.get(place))
+        self._seen, ends = (0, {}) if done.cancelled() or done.exception() is not None else done.result()
+        if ends is not None:
+            for place in places:
+                self._advance(place, ends.get(place))
         if self._again:
             self._again = False
             self._look()
@@ -158,10 +166,12 @@ class Waiters:
                 waiter.woken.set_result(None)
 
 
-def _ends_of(places: list[Place]) -> Callable[[View], dict[Place, int]]:
-    """Work for a reader: the ends of those of the partitions that exist."""
+def _ends_of(places: list[Place], unless: int) -> Callable[[View], Seen]:
+    """Work for a reader: the ends of those of the partitions that exist, unless the log is still at that commit."""
 
-    def work(view: View) -> dict[Place, int]:
+    def work(view: View) -> Seen:
+        if view.head.commit == unless:
+            return unless, None
         by_key = {rows.part_key(*place): place for place in places}
         keys, found = list(by_key), {}
         for at in range(0, len(keys), AT_ONCE):
@@ -169,6 +179,6 @@ def _ends_of(places: list[Place]) -> Callable[[View], dict[Place, int]]:
             marks = ",".join("?" * len(some))
             for key, frame in view.db.execute(f"SELECT key, frame FROM docs WHERE key IN ({marks})", some):
                 found[by_key[key]] = Part(*rows.unsealed(key, frame)).end
-        return found
+        return view.head.commit, found
 
     return work

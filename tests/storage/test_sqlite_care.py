@@ -14,7 +14,7 @@ import pytest
 from dynlog.log import Log
 from dynlog.open import open_log
 from dynlog.record import Record
-from dynlog.storage.sqlite import backup, care, holders, reads, retention
+from dynlog.storage.sqlite import backup, care, holders, reads, retention, rows, waiters
 from dynlog.topics import Holder, HolderKind, Retention
 
 MIB = 1 << 20
@@ -137,3 +137,52 @@ async def test_a_backup_that_returned_has_its_name_on_the_disk(tmp_path: Path, m
         monkeypatch.setattr(os, "fsync", fsync)
         await log.backup(target)
     assert named_then[-1]
+
+
+async def test_many_topics_are_read_once_although_two_processes_take_turns_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    real = rows.topic_row
+
+    def counting(topic: int, values: list[Any]) -> rows.TopicRow:
+        read.append(topic)
+        return real(topic, values)
+
+    url = f"sqlite://{tmp_path}/events.db"
+    async with open_log(url) as one, open_log(url) as two:
+        for number in range(20):
+            await one.create_topic(f"t{number}")
+        await two.append("t0", 0, [Record((b"a",))])
+        monkeypatch.setattr(rows, "topic_row", counting)
+        for turn in range(20):
+            await (two if turn % 2 else one).append("t0", 0, [Record((b"a",))])
+        assert read == []
+        await two.create_topic("late")
+        await one.append("late", 0, [Record((b"a",))])
+
+
+async def test_an_idle_log_is_not_asked_again_and_again_for_every_partition_that_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+    real = waiters._ends_of
+
+    def noting(places: list[waiters.Place], unless: int) -> Any:
+        work = real(places, unless)
+
+        def noted(view: Any) -> waiters.Seen:
+            seen = work(view)
+            looks.append(0 if seen[1] is None else len(seen[1]))
+            return seen
+
+        return noted
+
+    monkeypatch.setattr(waiters, "_ends_of", noting)
+    monkeypatch.setattr(waiters, "FALLBACK_S", 0.02)
+    async with open_log(f"sqlite://{tmp_path}/events.db") as log:
+        await log.create_topic("t", partitions=20)
+        ends = [await log.position("t", partition, "end") for partition in range(20)]
+        await asyncio.gather(*(log.read(end, wait=1.0) for end in ends))
+    assert len(looks) > 5
+    assert sum(looks) <= 2 * 20
