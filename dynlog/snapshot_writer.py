@@ -1,6 +1,7 @@
 """When a snapshot is written: by records and bytes as they come, by time if anything came, and one at a time.
 
-A failure is counted and logged and the next occasion is taken; the state that is being snapshotted never notices.
+A failure is counted and logged and the next occasion is taken, also if nothing came since; the state that is being
+snapshotted never notices.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class SnapshotWriter:
         self._one_at_a_time = asyncio.Lock()
         self._due = asyncio.Event()
         self._records = self._bytes = 0
+        self._owed = False
         self.written = 0
         self.failures = 0
         self.last_ms: int | None = None
@@ -57,7 +59,9 @@ class SnapshotWriter:
             picture = await self._take()
             taken_ms = self._clock.time_ms()
             self._records = self._bytes = 0
+            self._owed = True
             manifest = await self._snapshots.write(picture.sections, picture.schema, picture.positions)
+            self._owed = False
             self.written += 1
             self.last_ms = taken_ms
             await self._snapshots.gc(keep=self._policy.keep)
@@ -70,7 +74,7 @@ class SnapshotWriter:
                 async with asyncio.timeout(self._policy.every_s):
                     await self._due.wait()
             except TimeoutError:
-                if not self._records:
+                if not self._records and not self._owed:
                     continue
             self._due.clear()
             try:
