@@ -123,8 +123,12 @@ class TopicData:
         return Truncation(number, partition.earliest, before, () if force else limit.blocked_by)
 
     def _expel(self, now_ms: int) -> None:
-        """Drops the holders that have expired; each leaves an event."""
+        """Drops the holders that have expired; each leaves an event.
+
+        One heard of in the future, since the clock was put back, counts as heard of now.
+        """
         for name, holding in list(self._holdings.items()):
+            holding.last_seen_ms = min(holding.last_seen_ms, now_ms)
             why = self._why_expired(holding, now_ms)
             if why is not None:
                 del self._holdings[name]

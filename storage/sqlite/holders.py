@@ -60,7 +60,10 @@ def _forget(tx: Transaction, topic: TopicRow, holder: str) -> None:
 
 
 def expel(tx: Transaction, topic: TopicRow, now_ms: int) -> None:
-    """Drops the holders that have expired; each leaves an event."""
+    """Drops the holders that have expired; each leaves an event.
+
+    One heard of in the future, since the clock was put back, counts as heard of now: else it would block for as long.
+    """
     found = stored(tx.db, topic, tx.census(topic))
     everything = most_bytes(tx, topic) if found else 0
     for holder, last_seen_ms in found:
@@ -74,6 +77,8 @@ def expel(tx: Transaction, topic: TopicRow, now_ms: int) -> None:
         if why is not None:
             _forget(tx, topic, holder.name)
             tx.event(topic, now_ms, HOLDER_EXPELLED, f"{holder.name}: {why}", kept=KEPT_EVENTS)
+        elif last_seen_ms > now_ms:
+            store(tx, topic, holder, now_ms)
 
 
 def most_bytes(tx: Transaction, topic: TopicRow) -> int:
