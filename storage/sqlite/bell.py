@@ -88,6 +88,7 @@ class Bell:
 
     def __init__(self, path: Path, identity: bytes, *, may_be_missing: bool = False) -> None:
         """Raises OSError."""
+        self._path = path
         self._identity = identity
         self._fd = -1
         try:
@@ -95,9 +96,16 @@ class Bell:
         except FileNotFoundError:
             if not may_be_missing:
                 raise
+        self._files = _files(path)
 
     def ring(self, commit: int) -> None:
-        """Stores the commit number; a slower process never turns the bell back.  Raises LogUnavailable, OSError."""
+        """Stores the commit number; a slower process never turns the bell back.
+
+        Raises OSError, and LogUnavailable if log or bell are no longer the files that were opened: whatever is written
+        to those, nobody will find.
+        """
+        if _files(self._path) != self._files:
+            raise LogUnavailable("the log or its bell was deleted, moved or replaced while it was open")
         give_up = time.monotonic() + LOCK_PATIENCE_S
         while True:
             try:
@@ -125,6 +133,18 @@ class Bell:
         """Closes the file."""
         if self._fd >= 0:
             os.close(self._fd)
+
+
+def _files(path: Path) -> list[tuple[int, int] | None]:
+    """Which files the log and its bell are."""
+    found: list[tuple[int, int] | None] = []
+    for file in (path, bell_path(path)):
+        try:
+            state = file.stat()
+            found.append((state.st_dev, state.st_ino))
+        except FileNotFoundError:
+            found.append(None)
+    return found
 
 
 def _pack(identity: bytes, commit: int) -> bytes:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from dynlog.errors import LogCorrupt
+from dynlog.errors import LogCorrupt, LogUnavailable, OutcomeUnknown
 from dynlog.log import Log
 from dynlog.open import open_log
 from dynlog.record import Record
@@ -60,6 +60,22 @@ async def test_a_slower_process_never_turns_the_bell_back(tmp_path: Path) -> Non
         slow.ring(2)
         assert fast.read() == slow.read() == 4
     assert bell.look(path) == Reading(identity, 4)
+
+
+@pytest.mark.parametrize("gone", [["", "-bell", "-wal", "-shm"], ["-bell"], [""]], ids=["all", "bell", "database"])
+async def test_what_is_appended_to_a_log_whose_files_were_deleted_is_not_acknowledged(
+    tmp_path: Path, gone: list[str]
+) -> None:
+    path = tmp_path / "events.db"
+    async with open_log(f"sqlite://{path}") as log:
+        await log.create_topic("t")
+        await append(log, b"a")
+        for suffix in gone:
+            path.with_name(path.name + suffix).unlink()
+        with pytest.raises(OutcomeUnknown, match="deleted, moved or replaced"):
+            await append(log, b"b")
+        with pytest.raises(LogUnavailable, match="open it again"):
+            await append(log, b"c")
 
 
 async def test_a_commit_whose_bell_did_not_ring_before_the_kill_is_kept(tmp_path: Path) -> None:
