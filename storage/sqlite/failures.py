@@ -28,6 +28,8 @@ def translated(error: sqlite3.Error, path: Path) -> DynlogError:
             )
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return LogUnavailable(f"another process keeps {path} locked; try again")
+        case sqlite3.SQLITE_NOMEM | sqlite3.SQLITE_PROTOCOL | sqlite3.SQLITE_INTERRUPT | sqlite3.SQLITE_SCHEMA:
+            return LogUnavailable(f"{path} cannot be used right now ({error}): nothing is damaged, try again")
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH:
             return ConfigurationError(f"{path} or its folder cannot be written ({error}): check the permissions")
         case sqlite3.SQLITE_CANTOPEN:

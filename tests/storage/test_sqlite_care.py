@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 import stat
 import threading
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any
 
 import pytest
 
+from dynlog.errors import LogUnavailable
 from dynlog.log import Log
 from dynlog.open import open_log
 from dynlog.record import Record
 from dynlog.storage.sqlite import backup, care, holders, reads, retention, rows, waiters
+from dynlog.storage.sqlite.failures import translated
 from dynlog.topics import Holder, HolderKind, Retention
 
 MIB = 1 << 20
@@ -186,3 +189,10 @@ async def test_an_idle_log_is_not_asked_again_and_again_for_every_partition_that
         await asyncio.gather(*(log.read(end, wait=1.0) for end in ends))
     assert len(looks) > 5
     assert sum(looks) <= 2 * 20
+
+
+@pytest.mark.parametrize("name", ["SQLITE_NOMEM", "SQLITE_PROTOCOL", "SQLITE_INTERRUPT", "SQLITE_BUSY_SNAPSHOT"])
+def test_what_passes_by_itself_is_never_called_damage(name: str, tmp_path: Path) -> None:
+    error = sqlite3.OperationalError("it happens")
+    error.sqlite_errorcode = getattr(sqlite3, name)
+    assert type(translated(error, tmp_path)) is LogUnavailable
