@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from dynlog.errors import DynlogError
+from dynlog.errors import DynlogError, LogFull
 from dynlog.storage.sqlite import retention
 from dynlog.storage.sqlite.options import Settings
 from dynlog.storage.sqlite.readers import Readers
-from dynlog.storage.sqlite.shrink import LOOSE_PAGES, free_pages, shrink_step
+from dynlog.storage.sqlite.shrink import LOOSE_PAGES, free_pages, make_room, shrink_step
 from dynlog.storage.sqlite.writer import Writer
 from dynlog.timing import Clock
 from dynlog.topics import Truncation
@@ -100,7 +101,7 @@ class Care:
     async def sweep(self, timeout: float) -> None:
         """Deletes the rows of topics that are gone, whoever deleted them, and gives the space back."""
         deleted = False
-        while await self._writer.run(retention.drop_step, timeout=timeout):
+        while await self._some(retention.drop_step, timeout):
             deleted = True
         if deleted:
             await self._shrink(0)
@@ -109,9 +110,17 @@ class Care:
         deleted = False
         for partition in partitions:
             step = partial(retention.delete_step, name=name, partition=partition)
-            while await self._writer.run(step, timeout=timeout):
+            while await self._some(step, timeout):
                 deleted = True
         return deleted
+
+    async def _some(self, step: Callable[..., bool], timeout: float) -> bool:
+        """Fewer rows where the disk is too full for more, after the write-ahead log has made room."""
+        for most in (retention.STEP_ROWS, 8):
+            with suppress(LogFull):
+                return await self._writer.run(partial(step, most=most), timeout=timeout)
+            await self._readers.call(lambda _: make_room(self._path, self._settings))
+        return await self._writer.run(partial(step, most=1), timeout=timeout)
 
     async def _shrink(self, keep_pages: int) -> None:
         while await self._readers.call(lambda _: shrink_step(self._path, self._settings, keep_pages)):

@@ -111,7 +111,7 @@ def _verify(tx: Transaction, topic: TopicRow, partition: int, before: int) -> No
             break
 
 
-def delete_step(tx: Transaction, name: str, partition: int) -> bool:
+def delete_step(tx: Transaction, name: str, partition: int, most: int = STEP_ROWS) -> bool:
     """Deletes some rows that lie wholly below the start, damaged or not; whether more may be left."""
     row = tx.topics().get(name)
     if row is None:
@@ -124,7 +124,7 @@ def delete_step(tx: Transaction, name: str, partition: int) -> bool:
         where["last"] = base
         doomed += 1
         size += length
-        if doomed == STEP_ROWS or size >= STEP_BYTES:
+        if doomed == most or size >= STEP_BYTES:
             break
     if not doomed:
         return False
@@ -138,7 +138,7 @@ def delete_step(tx: Transaction, name: str, partition: int) -> bool:
     return True
 
 
-def drop_step(tx: Transaction) -> bool:
+def drop_step(tx: Transaction, most: int = STEP_ROWS) -> bool:
     """Deletes some rows of a topic that is gone; whether more may be left."""
     gone = next(rows.family(tx.db, rows.doomed_key()), None)
     if gone is None:
@@ -146,7 +146,7 @@ def drop_step(tx: Transaction) -> bool:
     topic, size, doomed = int(gone[0], 16), 0, []
     for partition, base, length in tx.db.execute(
         "SELECT partition, base, length(frame) FROM batches WHERE topic = ? ORDER BY partition, base LIMIT ?",
-        (topic, STEP_ROWS),
+        (topic, most),
     ):
         doomed.append((topic, partition, base))
         size += length

@@ -31,7 +31,7 @@ def shrink_step(path: Path, settings: Settings, keep_pages: int) -> bool:
         try:
             if free > keep_pages:
                 # A script, since a single statement of Python's steps only once: that is one page.
-                db.executescript(f"PRAGMA incremental_vacuum({min(STEP_PAGES, free - keep_pages)})")
+                _vacuum(db, min(STEP_PAGES, free - keep_pages))
                 if free_pages(db) < free:
                     return True
             # The first lets others go on; the second then has little left to do while it keeps them waiting.
@@ -42,3 +42,22 @@ def shrink_step(path: Path, settings: Settings, keep_pages: int) -> bool:
             if code_of(error) not in BUSY:
                 raise
         return False
+
+
+def make_room(path: Path, settings: Settings) -> None:
+    """Moves the write-ahead log into the database, so that it starts over with the space that it has."""
+    with closing(connect(path, "rw", settings)) as db:
+        db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+
+def _vacuum(db: sqlite3.Connection, pages: int) -> None:
+    """Moves the last pages into free ones; where the disk is too full for it, a few at a time."""
+    while True:
+        try:
+            db.executescript(f"PRAGMA incremental_vacuum({pages})")
+            return
+        except sqlite3.OperationalError as error:
+            if code_of(error) != sqlite3.SQLITE_FULL or pages == 1:
+                raise
+        pages = max(pages // 16, 1)
+        db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()

@@ -21,10 +21,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dynlog.errors import Closed, DeadlineExceeded, DynlogError, LogUnavailable, OutcomeUnknown
+from dynlog.errors import Closed, DeadlineExceeded, DynlogError, LogFull, LogUnavailable, OutcomeUnknown
 from dynlog.storage.sqlite.bell import Bell
 from dynlog.storage.sqlite.budget import Budget
 from dynlog.storage.sqlite.failures import BUSY, code_of, translated
+from dynlog.storage.sqlite.room import Room
 from dynlog.storage.sqlite.schema import WAL_KEPT_BYTES
 from dynlog.storage.sqlite.transaction import Transaction
 
@@ -75,6 +76,7 @@ class Writer:
         self._bell = bell
         self._db = db
         self._tx = Transaction(db)
+        self._room = Room(path, db)
         self._loop = asyncio.get_running_loop()
         self._on_commit = on_commit
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -160,11 +162,24 @@ class Writer:
         return group, True
 
     def _commit(self, group: list[Job]) -> None:
-        outcomes, commit = self._transact([job for job in group if not job.abandoned])
+        jobs, refused = self._with_room([job for job in group if not job.abandoned])
+        outcomes, commit = self._transact(jobs)
+        outcomes = refused + outcomes
         advanced = dict(self._tx.advanced) if commit is not None else {}
         with suppress(RuntimeError):  # the loop may be gone if nobody closed the log
             self._loop.call_soon_threadsafe(self._acknowledge, group, outcomes, commit, advanced)
         self._care_for_wal()
+
+    def _with_room(self, jobs: list[Job]) -> tuple[list[Job], list[Outcome]]:
+        """The jobs that may run, and the appends that would leave no space to truncate."""
+        size = sum(job.size for job in jobs)
+        if not size or self._state is State.FAILED or self._room.is_there(size):
+            return jobs, []
+        full = LogFull(
+            f"no space is left for {self._path} (what there is, truncation needs): nothing was stored; free some and "
+            "go on"
+        )
+        return [job for job in jobs if not job.size], [(job, None, full) for job in jobs if job.size]
 
     def _transact(self, jobs: list[Job]) -> tuple[list[Outcome], int | None]:
         """The outcome of every job, and the commit's number if anything was changed."""

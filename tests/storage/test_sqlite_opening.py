@@ -243,6 +243,22 @@ async def test_a_full_disk_stores_nothing_of_the_append_and_the_log_goes_on_once
         assert [damage async for damage in log.verify()] == []
 
 
+@pytest.mark.parametrize("step", [1, 1000], ids=["little-by-little", "all-at-once"])
+async def test_a_disk_that_the_log_has_filled_up_is_freed_by_truncation(small_disk: Path, step: int) -> None:
+    async with open_log(f"sqlite://{small_disk}/events.db") as log:
+        await log.create_topic("t")
+        end = 0
+        for size in (50_000, 500):
+            with suppress(LogFull):
+                while True:
+                    end = (await log.append("t", 0, [Record((os.urandom(size),))])).end_offset
+        for before in [*range(step, end, step), end]:
+            await log.truncate("t", 0, before)
+        for _ in range(5):
+            await log.append("t", 0, [Record((os.urandom(50_000),))])
+        assert [damage async for damage in log.verify()] == []
+
+
 async def test_a_folder_that_cannot_be_written_is_named(small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)  # noqa: ASYNC221
     with pytest.raises(ConfigurationError, match=f"{small_disk}/events.db"):

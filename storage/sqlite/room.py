@@ -1,0 +1,47 @@
+"""A full disk has to be freed by truncation, and that needs space itself: the last of it is not given to appends.
+
+Truncating writes to the write-ahead log, which starts over only once all of it has moved into the database, which
+grows.  So an append is refused while there is less room than that takes; where other programs use up the rest, they
+have to give some back.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import suppress
+from pathlib import Path
+
+MARGIN_BYTES = 256 << 10
+"""What a truncation appends to the write-ahead log before it may start that over, with room to spare."""
+
+
+class Room:
+    """Looks at the disk below one log; used by its writer thread, outside of transactions."""
+
+    def __init__(self, path: Path, db: sqlite3.Connection) -> None:
+        self._folder = path.parent
+        self._wal = path.with_name(path.name + "-wal")
+        self._db = db
+        self._page: int = db.execute("PRAGMA page_size").fetchone()[0]
+
+    def is_there(self, size: int) -> bool:
+        """Whether ``size`` bytes can be appended so that a truncation is possible afterwards."""
+        need = size + MARGIN_BYTES
+        try:
+            waiting = self._wal.stat().st_size
+        except OSError:
+            waiting = 0
+        if self._free() >= need + waiting:
+            return True
+        with suppress(sqlite3.Error):
+            _, frames, moved = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            waiting = (frames - moved) * self._page
+        return self._free() >= need + waiting
+
+    def _free(self) -> int:
+        try:
+            disk = os.statvfs(self._folder)
+        except OSError:
+            return 1 << 62  # whoever writes finds out
+        return disk.f_frsize * (disk.f_bavail if os.geteuid() else disk.f_bfree)
