@@ -19,6 +19,7 @@ from dynlog.kvevents import U64_MAX
 from dynlog.url import parse_url, read_options
 
 MAX_FILE_BYTES = 4 << 20
+MAX_PORT = 65535
 
 
 def _endpoint(text: str) -> str:
@@ -76,7 +77,9 @@ def read_sources(path: Path) -> list[ZmqSource]:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ConfigurationError(f"{path}: a sources file has at most {MAX_FILE_BYTES} bytes")
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except OSError as error:
+        raise ConfigurationError(f"{path}: the sources file cannot be read: {error.strerror or error}") from None
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise ConfigurationError(f"{path}: the sources file cannot be read: {error}") from None
     if not isinstance(value, list):
         raise ConfigurationError(f"{path}: a list of sources is needed (an empty one is written [])")
@@ -84,7 +87,7 @@ def read_sources(path: Path) -> list[ZmqSource]:
     for index, entry in enumerate(value, 1):
         where = f"{path}: entry {index}"
         try:
-            source = parse_source(entry) if isinstance(entry, str) else _validated(entry, where)
+            source = parse_source(entry) if isinstance(entry, str) else _mapped(entry)
         except ConfigurationError as error:
             raise ConfigurationError(f"{where}: {error}") from None
         rank = (source.worker_id, source.dp_rank)
@@ -94,13 +97,26 @@ def read_sources(path: Path) -> list[ZmqSource]:
     return sources
 
 
-def _validated(value: Any, where: str) -> ZmqSource:
+def _mapped(entry: Any) -> ZmqSource:
+    if not isinstance(entry, dict):
+        raise ConfigurationError(f"a URL or a mapping with 'address' is needed, not {type(entry).__name__}")
+    return _validated(entry)
+
+
+def _validated(value: Any, where: str = "") -> ZmqSource:
+    prefix = f"{where}: " if where else ""
     try:
-        return ZmqSource.model_validate(value)
+        source = ZmqSource.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         field = ".".join(map(str, first["loc"])) or "the entry"
-        raise ConfigurationError(f"{where}: {field}: {first['msg']}") from None
+        raise ConfigurationError(f"{prefix}{field}: {first['msg'].removeprefix('Value error, ')}") from None
+    for endpoint in (source.connect_to, source.replay_at):
+        if endpoint is not None and endpoint.startswith("tcp://") and int(endpoint.rsplit(":", 1)[1]) > MAX_PORT:
+            raise ConfigurationError(
+                f"{prefix}dp_rank {source.dp_rank} makes port {endpoint.rsplit(':', 1)[1]} of it, over {MAX_PORT}"
+            )
+    return source
 
 
 def _of_rank(endpoint: str, dp_rank: int) -> str:

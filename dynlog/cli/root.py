@@ -112,4 +112,8 @@ def invoke(arguments: Sequence[str]) -> int:
         return MISUSED
     except typer.Abort:
         raise KeyboardInterrupt from None
+    except SystemExit as error:  # rich and typer make status 1 of a reader of the help that went away
+        if isinstance(error.__context__, BrokenPipeError):
+            raise error.__context__ from None
+        raise
     return status if isinstance(status, int) else 0

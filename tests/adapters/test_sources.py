@@ -156,3 +156,25 @@ async def test_an_entry_that_comes_back_while_its_engine_goes_on_is_read_from_th
         path.write_text("[]")
         events = await Watcher(log).until(lambda seen: kinds(seen).count(Kind.WORKER_REMOVED) == 4)
     assert held(events) == {}
+
+
+def test_a_rank_that_shifts_a_port_out_of_range_is_refused_before_anything_connects() -> None:
+    with pytest.raises(ConfigurationError, match=r"dp_rank 60000 .* port 67000"):
+        parse_source("tcp://127.0.0.1:7000?worker_id=1&dp_rank=60000")
+    with pytest.raises(ConfigurationError, match=r"dp_rank 2 .* port 65536"):
+        parse_source("tcp://127.0.0.1:7000?worker_id=1&dp_rank=2&replay=tcp://127.0.0.1:65534")
+
+
+def test_a_bad_entry_of_a_sources_file_is_named_once_and_in_plain_words(tmp_path: Path) -> None:
+    path = tmp_path / "sources.yaml"
+    path.write_text("- 3\n")
+    with pytest.raises(ConfigurationError) as error:
+        read_sources(path)
+    assert str(error.value) == f"{path}: entry 1: a URL or a mapping with 'address' is needed, not int"
+    path.write_text("- address: http://engine:1\n")
+    with pytest.raises(ConfigurationError) as error:
+        read_sources(path)
+    assert str(error.value) == f"{path}: entry 1: address: 'http://engine:1' is not tcp://HOST:PORT or ipc://PATH"
+    with pytest.raises(ConfigurationError) as error:
+        read_sources(tmp_path / "missing.yaml")
+    assert str(error.value) == f"{tmp_path}/missing.yaml: the sources file cannot be read: No such file or directory"

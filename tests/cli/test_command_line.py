@@ -209,3 +209,17 @@ def test_diagnostics_may_be_json() -> None:
     said = json.loads(line)
     assert (said["level"], said["logger"], said["message"]) == ("warning", "dynlog.x", "two\nlines 1")
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("command", [["--help"], ["log", "--help"], ["log", "append", "--help"]])
+def test_a_help_whose_reader_went_away_ends_like_every_other_output(command: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "dynlog.cli", *command],
+            stdout=writing, stderr=subprocess.PIPE, timeout=PATIENCE_S,
+        )  # fmt: skip
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
