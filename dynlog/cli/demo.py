@@ -9,7 +9,7 @@ import typer
 
 from dynlog.cli.app import FAILED
 from dynlog.cli.output import print_json, say
-from dynlog.cli.run import run
+from dynlog.cli.run import serve, until_stopped
 
 
 def demo(
@@ -27,11 +27,15 @@ def demo(
     follows and snapshots and is killed; a new one comes back from snapshot and log; its state is compared with a fold
     of plain dictionaries over all events.  It leaves nothing behind unless you name a log.
 
-    Exit status 1 if the states differ.
+    Exit status 1 if the states differ.  SIGINT and SIGTERM end it in order, with exit status 0.
     """
     from dynlog.cli.demo_run import run_demo
 
-    report = run(run_demo(log, objects, say if as_json else print))
+    found = serve(lambda stop: until_stopped(run_demo(log, objects, say if as_json else print), stop))
+    if found is None:
+        say("interrupted: the states were not compared")
+        return
+    (report,) = found
     if as_json:
         print_json(dataclasses.asdict(report))
     if not report.same:
