@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
+import stat
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
@@ -97,6 +99,8 @@ def _descriptor(source: str) -> Iterator[int]:
         return
     fd = os.open(source, os.O_RDONLY)
     try:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), source)
         yield fd
     finally:
         os.close(fd)

@@ -176,3 +176,9 @@ def test_records_that_are_no_events_are_counted_by_a_rebuild(cli: Cli, tmp_path:
 
     assert done.status == 0
     assert "rejected records" in done.out
+
+
+def test_a_folder_in_place_of_a_file_of_hashes_is_named(cli: Cli, log_url: str, tmp_path: Path) -> None:
+    cli("log", "create", "kv")
+    done = cli("router", "match", "--topic", "kv", "--hashes", str(tmp_path))
+    assert (done.status, done.complaint) == (1, f"{tmp_path}: Is a directory")
