@@ -8,6 +8,7 @@ more than some milliseconds.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,7 @@ from dynlog.dedupe import DedupeTable
 from dynlog.errors import (
     DynlogError,
     LogDiverged,
+    LogFull,
     LogUnavailable,
     ObjectStoreUnavailable,
     OffsetTruncated,
@@ -36,6 +38,7 @@ from dynlog.timing import Deadline
 from dynlog.topics import Holder, HolderKind, Topic
 
 P = TypeVar("P", bound=Projection)
+logger = logging.getLogger(__name__)
 STATE_SECTION, DEDUPE_SECTION = 0, 1
 SLICE_S = 0.003
 """A fold gives the event loop back after about so many seconds."""
@@ -118,8 +121,9 @@ class Replayer(Generic[P]):
     async def rebuild(self, progress: ReplayProgress | None = None) -> Rebuilt[P]:
         """The state at the end of the log as it was when the call began.
 
-        Registers an ephemeral holder first, so that truncation cannot overtake it; the caller keeps it alive or
-        releases it.  Raises StateUnrecoverable saying what is missing, and what `Log.read` raises.
+        Registers an ephemeral holder first, so that truncation cannot overtake it (a log that is full is read without
+        one); the caller keeps it alive or releases it.  Raises StateUnrecoverable saying what is missing, and what
+        `Log.read` raises.
         """
         begun = time.monotonic()
         beating = asyncio.create_task(self._beat())
@@ -213,7 +217,18 @@ class Replayer(Generic[P]):
 
     async def _hold(self, offsets: Mapping[int, int]) -> None:
         self._held = offsets
-        await self._log.hold(self._topic, Holder(self.holder, HolderKind.EPHEMERAL, offsets))
+        try:
+            await self._log.hold(self._topic, Holder(self.holder, HolderKind.EPHEMERAL, offsets))
+        except LogFull as error:
+            # What cannot be written to can still be read, and a state is worth more than a promise that nobody will
+            # truncate under it; if somebody does, the rebuild begins anew.
+            logger.warning("topic %s: rebuilding unheld, truncation may overtake it: %s", self._topic, error)
+            for part in await self._log.partitions(self._topic):
+                if offsets.get(part.partition, part.earliest) < part.earliest:
+                    raise OffsetTruncated(
+                        "nothing of it is left", topic=self._topic, partition=part.partition,
+                        offset=offsets[part.partition], earliest=part.earliest,
+                    ) from None  # fmt: skip
 
     async def _restore(self, manifest: Manifest) -> tuple[P, DedupeTable | None]:
         assert self._snapshots is not None
