@@ -13,7 +13,7 @@ from dynlog.log import Log
 from dynlog.open import open_log
 from tests.adapters.fake_engine import FakeEngine, stored
 from tests.adapters.harness import TOPIC, Watcher, everything, free_ports, holds, ingesting, kinds, source_at
-from tests.faults import FaultyLog
+from tests.faulty import FaultyLog
 
 
 @pytest.fixture

@@ -65,6 +65,26 @@ def test_looking_at_a_log_that_is_not_there_makes_none(
     assert not list(tmp_path.glob("*.db*"))
 
 
+@pytest.mark.parametrize("command", EVERY_LOOK, ids=lambda command: command[0])
+@pytest.mark.parametrize("url", ["sqlite://host/events.db", "sqlite:///{folder}/events.db?syncronous=full"])
+def test_an_error_shows_the_url_as_it_was_written_and_no_option_that_nobody_wrote(
+    cli: Cli, tmp_path: Path, command: list[str], url: str
+) -> None:
+    written = url.replace("{folder}", str(tmp_path))
+    done = cli("log", *command, "--log", written)
+    assert (done.status, done.out) == (MISUSED, ""), done
+    assert written in done.complaint
+    assert "create=" not in done.complaint
+    assert "repair=" not in done.complaint
+
+
+def test_a_negative_offset_to_truncate_before_is_refused_also_where_the_topic_exists(cli: Cli) -> None:
+    cli("log", "create", "events")
+    done = cli("log", "truncate", "events", "--partition", "0", "--before", "-1")
+    assert (done.status, done.out) == (MISUSED, ""), done
+    assert "--before" in done.complaint
+
+
 def not_a_database(path: Path) -> None:
     path.write_text("these are my notes\n" * 100)
 
@@ -150,6 +170,10 @@ def test_a_topic_that_does_not_exist_is_named(cli: Cli, command: list[str]) -> N
         (["read"], "topic"),
         (["truncate", "events", "--partition", "0"], "--before"),
         (["truncate", "events", "--partition", "0", "--before", "x"], "--before"),
+        (["truncate", "events", "--partition", "0", "--before", "-1"], "--before"),
+        (["truncate", "events", "--partition", "0", "--before", "-1", "--force"], "--before"),
+        (["read", "events", "--from", "-1"], "--from"),
+        (["read", "events", "--from", "-15m"], "--from"),
         (["read", "events", "--nonsense"], "--nonsense"),
         (["nonsense"], "nonsense"),
     ],

@@ -21,7 +21,7 @@ from dynlog.errors import (
     ProducerFenced,
 )
 from dynlog.timing import Backoff
-from tests.faults import Fault, FaultyLog
+from tests.faulty import Fault, FaultyLog
 
 QUICK = DeliveryPolicy(timeout_s=0.2, attempt_timeout_s=0.1, backoff=Backoff(first=0.001, most=0.01))
 

@@ -12,7 +12,7 @@ from dynlog.errors import LogUnavailable, OutcomeUnknown, ProducerFenced
 from dynlog.producer import Producer
 from dynlog.record import Mark
 from dynlog.timing import Backoff
-from tests.faults import Fault, FaultyLog
+from tests.faulty import Fault, FaultyLog
 
 QUICK = DeliveryPolicy(timeout_s=0.2, attempt_timeout_s=0.1, backoff=Backoff(0.001, 2.0, 0.01))
 

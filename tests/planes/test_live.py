@@ -12,7 +12,7 @@ import pytest
 from dynlog import LiveProjection, Log, Record, Retention, SnapshotPolicy, Snapshots
 from dynlog.errors import ConfigurationError, DeadlineExceeded, StateUnrecoverable, TopicNotFound
 from dynlog.live_status import Phase
-from tests.faults import FaultyLog
+from tests.faulty import FaultyLog
 from tests.planes.tally import Tally
 from tests.planes.test_replay import places, rebuild, say, snapshot
 

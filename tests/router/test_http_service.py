@@ -18,7 +18,7 @@ from dynlog.record import Record
 from dynlog.router.dump import load_events
 from dynlog.router.http import HttpSettings
 from dynlog.router.http_models import MATCH_EXAMPLES
-from tests.faults import FaultyLog
+from tests.faulty import FaultyLog
 from tests.router.served import BIG, FAST, PROMPT, SLOW, TOPIC, Served, append, fleet, served_router, stored
 
 
