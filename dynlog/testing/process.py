@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,10 +74,14 @@ class NativeServer(ABC):
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._process is None:
             await self.prepare()
+        command = [*_ends_with_its_parent(), *map(str, self.command())]
         with (self.folder / f"{self.name}.log").open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *map(str, self.command()), cwd=self.folder, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log
-            )
+            try:
+                self._process = await asyncio.create_subprocess_exec(
+                    *command, cwd=self.folder, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log
+                )
+            except OSError as error:
+                raise ServerNotAvailable(f"{self.name}: {command[0]} cannot be run: {error}") from None
         try:
             async with asyncio.timeout(timeout):
                 while not await self.ready():
@@ -133,6 +139,15 @@ class NativeServer(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.stop()
+
+
+def _ends_with_its_parent() -> Sequence[str]:
+    """Linux: the kernel kills the server when the thread that started it ends, so a killed test run leaves none."""
+    setpriv = shutil.which("setpriv") if sys.platform == "linux" else None
+    # Busybox has a setpriv, too, but not this option of it.
+    if setpriv is None or Path(setpriv).resolve().name != "setpriv":
+        return ()
+    return (setpriv, "--pdeathsig", "KILL", "--")
 
 
 def free_port() -> int:

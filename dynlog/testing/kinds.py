@@ -1,0 +1,120 @@
+"""The four servers that tests can have: as a native program, and as a container of the official image.
+
+Everything that differs between them is a row of `KINDS`; what starts and stops them knows no names.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from dynlog.errors import ConfigurationError
+from dynlog.testing.probes import Probe, kafka_answers, minio_answers, nats_answers, redis_answers
+from dynlog.testing.process import NativeServer, ServerNotAvailable
+
+MINIO_USER, MINIO_PASSWORD = "minioadmin", "minioadmin"
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """A server that answers; ``source`` says what it is: a program's folder or a container's image and id."""
+
+    kind: str
+    host: str
+    port: int
+    source: str
+    user: str = ""
+    password: str = field(default="", repr=False)
+
+    @property
+    def address(self) -> str:
+        """``host:port``."""
+        return f"{self.host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """``nats://host:port``, ``redis://host:port``, ``kafka://host:port`` or, for MinIO, ``http://host:port``."""
+        return f"{KINDS[self.kind].url_scheme}://{self.address}"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerKind:
+    """How to have one kind of server.  In the environment's values ``{port}`` and ``{host}`` stand for its address."""
+
+    name: str
+    url_scheme: str
+    native: str
+    """``module:class`` of its NativeServer, imported when it is first needed."""
+    image: str
+    port: int
+    """Inside the container."""
+    probe: Probe
+    command: Sequence[str] | None = None
+    environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    advertises: bool = False
+    """It tells clients its own address, so the outer port must be known before the start."""
+    user: str = ""
+    password: str = field(default="", repr=False)
+
+    def native_server(self, folder: Path) -> NativeServer:
+        """A server of this kind over the folder, not started."""
+        module, _, name = self.native.partition(":")
+        try:
+            make: Callable[[Path], NativeServer] = getattr(importlib.import_module(module), name)
+        except ModuleNotFoundError as error:
+            raise ServerNotAvailable(f"{self.name}: the module {error.name!r} is missing") from None
+        return make(folder)
+
+
+_KAFKA = {
+    "CLUSTER_ID": "4L6g3nShT-eMCtK--X86sw",
+    "KAFKA_NODE_ID": "1",
+    "KAFKA_PROCESS_ROLES": "broker,controller",
+    "KAFKA_LISTENERS": "PLAINTEXT://:9092,CONTROLLER://:9093",
+    "KAFKA_ADVERTISED_LISTENERS": "PLAINTEXT://{host}:{port}",
+    "KAFKA_CONTROLLER_LISTENER_NAMES": "CONTROLLER",
+    "KAFKA_LISTENER_SECURITY_PROTOCOL_MAP": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+    "KAFKA_CONTROLLER_QUORUM_VOTERS": "1@localhost:9093",
+    "KAFKA_INTER_BROKER_LISTENER_NAME": "PLAINTEXT",
+    "KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR": "1",
+    "KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR": "1",
+    "KAFKA_TRANSACTION_STATE_LOG_MIN_ISR": "1",
+    "KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS": "0",
+    "KAFKA_HEAP_OPTS": "-Xmx512m -Xms256m",
+}
+
+KINDS: Mapping[str, ServerKind] = MappingProxyType(
+    {
+        kind.name: kind
+        for kind in (
+            ServerKind(
+                "kafka", "kafka", "dynlog.testing.kafka:KafkaServer", "apache/kafka:4.1.1", 9092, kafka_answers,
+                environment=MappingProxyType(_KAFKA), advertises=True,
+            ),
+            ServerKind(
+                "redis", "redis", "dynlog.testing.redis:RedisServer", "redis:8.2", 6379, redis_answers,
+                command=("redis-server", "--appendonly", "yes", "--appendfsync", "always", "--save", ""),
+            ),
+            ServerKind(
+                "minio", "http", "dynlog.testing.minio:MinioServer", "minio/minio:RELEASE.2025-09-07T16-13-09Z", 9000,
+                minio_answers, command=("server", "/data"), user=MINIO_USER, password=MINIO_PASSWORD,
+                environment=MappingProxyType({"MINIO_ROOT_USER": MINIO_USER, "MINIO_ROOT_PASSWORD": MINIO_PASSWORD}),
+            ),
+            ServerKind(
+                "nats", "nats", "dynlog.testing.nats:NatsServer", "nats:2.15.2", 4222, nats_answers,
+                command=("--jetstream", "--store_dir", "/data"),
+            ),
+        )
+    }
+)  # fmt: skip
+
+
+def server_kind(name: str) -> ServerKind:
+    """The kind of that name; raises ConfigurationError."""
+    kind = KINDS.get(name)
+    if kind is None:
+        raise ConfigurationError(f"no server is called {name!r}; there are {', '.join(KINDS)}")
+    return kind
