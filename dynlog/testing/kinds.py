@@ -96,7 +96,7 @@ KINDS: Mapping[str, ServerKind] = MappingProxyType(
             ),
             ServerKind(
                 "redis", "redis", "dynlog.testing.redis:RedisServer", "redis:8.2", 6379, redis_answers,
-                command=("redis-server", "--appendonly", "yes", "--appendfsync", "always", "--save", ""),
+                command=("redis-server", "--protected-mode", "no", "--appendonly", "yes", "--appendfsync", "always", "--save", ""),
             ),
             ServerKind(
                 "minio", "http", "dynlog.testing.minio:MinioServer", "minio/minio:RELEASE.2025-09-07T16-13-09Z", 9000,

@@ -7,25 +7,41 @@ option                     environment              ini                 what
 --dynlog-image=KIND=IMAGE  DYNLOG_IMAGE_KIND        dynlog_images       another image than the official one
 --dynlog-engines=A,B       DYNLOG_ENGINES           dynlog_engines      log engines to run on; default memory,sqlite
 --dynlog-stores=A,B        DYNLOG_STORES            dynlog_stores       object stores to run on; default memory,file
---dynlog-skip-missing                                                   skip, do not fail, when a server cannot be had
+--dynlog-skip-missing                                                   skip, do not fail, if a server cannot be had
 =========================  =======================  ==================  ==============================================
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
 
 import pytest
 
-if TYPE_CHECKING:
-    from dynlog.testing.provisioning import Settings
-
+SERVERS = ("kafka", "redis", "minio", "nats")
 ENGINES = ("memory", "sqlite", "redis", "kafka")
 STORES = ("memory", "file", "s3")
 DEFAULTS = {"engines": ("memory", "sqlite"), "stores": ("memory", "file")}
 KNOWN = {"engines": ENGINES, "stores": STORES}
+
+
+class Source(Enum):
+    """Where servers come from."""
+
+    AUTO = "auto"
+    CONTAINERS = "containers"
+    NATIVE = "native"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the user chose; ``images`` by kind of server override the official ones."""
+
+    source: Source
+    images: Mapping[str, str]
+    skip_missing: bool = False
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -50,24 +66,18 @@ def add_options(parser: pytest.Parser) -> None:
 
 def read_settings(config: pytest.Config) -> Settings:
     """Where servers come from; raises pytest.UsageError naming what does not fit."""
-    from dynlog.testing.kinds import KINDS
-    from dynlog.testing.provisioning import Settings, Source
-
     way = config.getoption("dynlog_servers") or os.environ.get("DYNLOG_SERVERS") or config.getini("dynlog_servers")
     if way and way not in [source.value for source in Source]:
         raise pytest.UsageError(f"dynlog_servers={way!r}: auto, containers or native")
+    environment = [(kind, os.environ.get(f"DYNLOG_IMAGE_{kind.upper()}")) for kind in SERVERS]
+    chosen_images = [f"{kind}={image}" for kind, image in environment if image]
     images: dict[str, str] = {}
-    for text in (*config.getini("dynlog_images"), *_environment_images(KINDS), *config.getoption("dynlog_image")):
-        kind, _, image = text.partition("=")
-        if kind not in KINDS or not image:
-            raise pytest.UsageError(f"dynlog image {text!r}: KIND=IMAGE is needed, KIND one of {', '.join(KINDS)}")
+    for text in (*config.getini("dynlog_images"), *chosen_images, *config.getoption("dynlog_image")):
+        kind, _, image = (part.strip() for part in text.partition("="))
+        if kind not in SERVERS or not image:
+            raise pytest.UsageError(f"dynlog image {text!r}: KIND=IMAGE is needed, KIND one of {', '.join(SERVERS)}")
         images[kind] = image
-    return Settings(Source(way) if way else Source.AUTO, images)
-
-
-def _environment_images(kinds: object) -> list[str]:
-    found = {kind: os.environ.get(f"DYNLOG_IMAGE_{kind.upper()}") for kind in list(kinds)}  # type: ignore[call-overload]
-    return [f"{kind}={image}" for kind, image in found.items() if image]
+    return Settings(Source(way) if way else Source.AUTO, images, bool(config.getoption("dynlog_skip_missing")))
 
 
 def asked_for(config: pytest.Config, what: str) -> tuple[str, ...] | None:

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dynlog.testing.options import add_options, asked_for, checked, chosen
+from dynlog.testing.options import Settings, add_options, asked_for, checked, chosen, read_settings
 
 if TYPE_CHECKING:
     from dynlog.testing.kinds import RunningServer
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 AXES = {"dynlog_engine": "engines", "dynlog_store": "stores"}
 """Which fixture runs over which choice."""
+SETTINGS = pytest.StashKey[Settings]()
 STARTED = pytest.StashKey[list[str]]()
 
 
@@ -56,7 +57,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     config.addinivalue_line("markers", "dynlog_engines(*names): the log engines on which the test runs")
     config.addinivalue_line("markers", "dynlog_stores(*names): the object stores on which the test runs")
-    config.stash[STARTED] = []
+    config.stash[SETTINGS], config.stash[STARTED] = read_settings(config), []
     config.pluginmanager.register(async_fixtures(config.pluginmanager), "dynlog-async-fixtures")
 
 
@@ -94,7 +95,7 @@ def dynlog_servers(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPat
     """What starts the session's servers; tests use the fixtures that are named after a server."""
     from dynlog.testing.session import ServerSession
 
-    with ServerSession(pytestconfig, tmp_path_factory, pytestconfig.stash[STARTED]) as session:
+    with ServerSession(pytestconfig.stash[SETTINGS], tmp_path_factory, pytestconfig.stash[STARTED]) as session:
         yield session
 
 

@@ -7,38 +7,20 @@ would provide the server.  Whatever was started is gone when the block ends.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
-from types import MappingProxyType
 
 from dynlog.testing.containers import container, docker_problem
 from dynlog.testing.kinds import RunningServer, ServerKind, server_kind
 from dynlog.testing.loop_thread import LoopThread
+from dynlog.testing.options import Settings, Source
 from dynlog.testing.process import START_TIMEOUT_S, STOP_TIMEOUT_S, ServerNotAvailable
 
 CONTAINER_START_S = 90.0
 _POLL_S = 0.1
 _MARGIN_S = 30.0
 """What a call on the loop's thread may take beyond its own deadline."""
-
-
-class Source(Enum):
-    """Where servers come from."""
-
-    AUTO = "auto"
-    CONTAINERS = "containers"
-    NATIVE = "native"
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What the user chose; images by kind override the official ones."""
-
-    source: Source = Source.AUTO
-    images: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @contextmanager

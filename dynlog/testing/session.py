@@ -14,7 +14,7 @@ from dynlog.open import open_log
 from dynlog.testing.kinds import RunningServer
 from dynlog.testing.loop_thread import LoopThread
 from dynlog.testing.namespaces import bucket_url, server_log_url
-from dynlog.testing.options import read_settings
+from dynlog.testing.options import Settings
 from dynlog.testing.process import ServerNotAvailable
 from dynlog.testing.provisioning import provided
 
@@ -24,10 +24,8 @@ EMPTY_TIMEOUT_S = 20.0
 class ServerSession:
     """A context manager, owned by the session-scoped fixture ``dynlog_servers``."""
 
-    def __init__(self, config: pytest.Config, folders: pytest.TempPathFactory, started: list[str]) -> None:
-        self._settings = read_settings(config)
-        self._skip_missing = bool(config.getoption("dynlog_skip_missing"))
-        self._folders, self._started = folders, started
+    def __init__(self, settings: Settings, folders: pytest.TempPathFactory, started: list[str]) -> None:
+        self._settings, self._folders, self._started = settings, folders, started
         self._stack = ExitStack()
         self._loop = LoopThread()
 
@@ -41,7 +39,7 @@ class ServerSession:
         else:
             self._started.append(f"{kind} at {server.address}: {server.source}")
             return server
-        if self._skip_missing:
+        if self._settings.skip_missing:
             pytest.skip(missing)
         pytest.fail(f"{missing}\n  --dynlog-skip-missing skips such tests instead", pytrace=False)
 
