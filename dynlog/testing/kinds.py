@@ -69,6 +69,9 @@ class ServerKind:
         return make(folder)
 
 
+_REDIS = (
+    "redis-server", "--protected-mode", "no", "--appendonly", "yes", "--appendfsync", "always", "--save", ""
+)  # fmt: skip
 _KAFKA = {
     "CLUSTER_ID": "4L6g3nShT-eMCtK--X86sw",
     "KAFKA_NODE_ID": "1",
@@ -96,7 +99,7 @@ KINDS: Mapping[str, ServerKind] = MappingProxyType(
             ),
             ServerKind(
                 "redis", "redis", "dynlog.testing.redis:RedisServer", "redis:8.2", 6379, redis_answers,
-                command=("redis-server", "--protected-mode", "no", "--appendonly", "yes", "--appendfsync", "always", "--save", ""),
+                command=_REDIS,
             ),
             ServerKind(
                 "minio", "http", "dynlog.testing.minio:MinioServer", "minio/minio:RELEASE.2025-09-07T16-13-09Z", 9000,

@@ -17,7 +17,7 @@ from dynlog.testing.loop_thread import LoopThread
 from dynlog.testing.options import Settings, Source
 from dynlog.testing.process import START_TIMEOUT_S, STOP_TIMEOUT_S, ServerNotAvailable
 
-CONTAINER_START_S = 90.0
+ANSWER_TIMEOUT_S = 90.0
 _POLL_S = 0.1
 _MARGIN_S = 30.0
 """What a call on the loop's thread may take beyond its own deadline."""
@@ -53,28 +53,29 @@ def _in_container(kind: ServerKind, image: str, loop: LoopThread) -> Iterator[Ru
     if problem := docker_problem():
         raise ServerNotAvailable(f"no container: {problem}; start Docker to have {image}")
     with container(kind, image) as running:
-        loop.run(_until_it_answers(kind, running), timeout=CONTAINER_START_S + _MARGIN_S)
+        loop.run(_until_it_answers(kind, running), timeout=ANSWER_TIMEOUT_S + _MARGIN_S)
         yield running
 
 
 async def _until_it_answers(kind: ServerKind, running: RunningServer) -> None:
     try:
-        async with asyncio.timeout(CONTAINER_START_S):
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
             while not await kind.probe(running.host, running.port):  # noqa: ASYNC110  (nobody sets an event)
                 await asyncio.sleep(_POLL_S)
     except TimeoutError:
         raise ServerNotAvailable(
-            f"{running.source} does not answer at {running.address} after {CONTAINER_START_S:g} s"
+            f"{running.source} does not answer at {running.address} after {ANSWER_TIMEOUT_S:g} s"
         ) from None
 
 
 @contextmanager
 def _native(kind: ServerKind, folder: Path, loop: LoopThread) -> Iterator[RunningServer]:
     server = kind.native_server(folder)
-    loop.run(server.start(), timeout=START_TIMEOUT_S + _MARGIN_S)
     try:
-        yield RunningServer(
-            kind.name, "127.0.0.1", server.port, f"process {server.pid} over {folder}", kind.user, kind.password
-        )
+        loop.run(server.start(), timeout=START_TIMEOUT_S + _MARGIN_S)
+        source = f"process {server.pid} over {folder}"
+        running = RunningServer(kind.name, "127.0.0.1", server.port, source, kind.user, kind.password)
+        loop.run(_until_it_answers(kind, running), timeout=ANSWER_TIMEOUT_S + _MARGIN_S)
+        yield running
     finally:
         loop.run(server.stop(), timeout=STOP_TIMEOUT_S + _MARGIN_S)
