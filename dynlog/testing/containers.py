@@ -8,10 +8,12 @@ TESTCONTAINERS_HOST_OVERRIDE, TESTCONTAINERS_RYUK_DISABLED, ...).
 from __future__ import annotations
 
 import importlib
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from dynlog.testing.kinds import RunningServer, ServerKind
 from dynlog.testing.process import ServerNotAvailable, free_port
@@ -19,6 +21,7 @@ from dynlog.testing.process import ServerNotAvailable, free_port
 if TYPE_CHECKING:
     from testcontainers.core.container import DockerContainer
 
+DEFAULT_HOST = "unix:///var/run/docker.sock"
 PING_TIMEOUT_S = 5
 PULL_TIMEOUT_S = 300.0
 _LOG_TAIL_BYTES = 4_000
@@ -31,17 +34,29 @@ def docker_problem() -> str | None:
         client_module = importlib.import_module("testcontainers.core.docker_client")
     except ModuleNotFoundError as error:
         return f"the package {error.name!r} is not installed (pip install 'dynlog[testing]')"
+    where = client_module.get_docker_host() or DEFAULT_HOST
     try:
+        # First with a socket of our own: docker's client leaves an open one behind when nobody listens.
+        _knock(where)
         client = client_module.DockerClient(timeout=PING_TIMEOUT_S).client
+        try:
+            client.ping()
+        finally:
+            client.close()
     except Exception as error:  # docker raises its own, requests' and urllib3's errors for a daemon that is not there
-        return f"no Docker daemon answers ({_first_line(error)})"
-    try:
-        client.ping()
-    except Exception as error:
-        return f"the Docker daemon does not answer ({_first_line(error)})"
-    finally:
-        client.close()
+        return f"no Docker daemon answers at {where} ({_first_line(error)})"
     return None
+
+
+def _knock(where: str) -> None:
+    """Raises OSError if nobody listens there."""
+    url = urlsplit(where)
+    if url.scheme == "unix":
+        with socket.socket(socket.AF_UNIX) as knocking:
+            knocking.settimeout(PING_TIMEOUT_S)
+            knocking.connect(url.path)
+    elif url.hostname and url.port:
+        socket.create_connection((url.hostname, url.port), PING_TIMEOUT_S).close()
 
 
 @contextmanager
