@@ -13,7 +13,8 @@ from types import MappingProxyType
 
 from dynlog.errors import ConfigurationError
 from dynlog.testing.probes import Probe, kafka_answers, minio_answers, nats_answers, redis_answers
-from dynlog.testing.process import NativeServer, ServerNotAvailable
+from dynlog.testing.process import NativeServer
+from dynlog.testing.programs import find_program
 
 MINIO_USER, MINIO_PASSWORD = "minioadmin", "minioadmin"
 
@@ -54,6 +55,10 @@ class ServerKind:
     probe: Probe
     command: Sequence[str] | None = None
     environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    program: str | None = None
+    """What the native class wants as ``program=``, from PATH or the cache; None if it looks for its program itself."""
+    provide: str = ""
+    """What to do where that is missing."""
     advertises: bool = False
     """It tells clients its own address, so the outer port must be known before the start."""
     user: str = ""
@@ -62,11 +67,10 @@ class ServerKind:
     def native_server(self, folder: Path) -> NativeServer:
         """A server of this kind over the folder, not started."""
         module, _, name = self.native.partition(":")
-        try:
-            make: Callable[[Path], NativeServer] = getattr(importlib.import_module(module), name)
-        except ModuleNotFoundError as error:
-            raise ServerNotAvailable(f"{self.name}: the module {error.name!r} is missing") from None
-        return make(folder)
+        make: Callable[..., NativeServer] = getattr(importlib.import_module(module), name)
+        if self.program is None:
+            return make(folder)
+        return make(folder, program=find_program(self.program, provide=self.provide))
 
 
 _REDIS = (
@@ -89,30 +93,32 @@ _KAFKA = {
     "KAFKA_HEAP_OPTS": "-Xmx512m -Xms256m",
 }
 
-KINDS: Mapping[str, ServerKind] = MappingProxyType(
-    {
-        kind.name: kind
-        for kind in (
-            ServerKind(
-                "kafka", "kafka", "dynlog.testing.kafka:KafkaServer", "apache/kafka:4.1.1", 9092, kafka_answers,
-                environment=MappingProxyType(_KAFKA), advertises=True,
-            ),
-            ServerKind(
-                "redis", "redis", "dynlog.testing.redis:RedisServer", "redis:8.2", 6379, redis_answers,
-                command=_REDIS,
-            ),
-            ServerKind(
-                "minio", "http", "dynlog.testing.minio:MinioServer", "minio/minio:RELEASE.2025-09-07T16-13-09Z", 9000,
-                minio_answers, command=("server", "/data"), user=MINIO_USER, password=MINIO_PASSWORD,
-                environment=MappingProxyType({"MINIO_ROOT_USER": MINIO_USER, "MINIO_ROOT_PASSWORD": MINIO_PASSWORD}),
-            ),
-            ServerKind(
-                "nats", "nats", "dynlog.testing.nats:NatsServer", "nats:2.15.2", 4222, nats_answers,
-                command=("--jetstream", "--store_dir", "/data"),
-            ),
-        )
-    }
+_ROWS = (
+    ServerKind(
+        name="kafka", url_scheme="kafka", port=9092, probe=kafka_answers,
+        native="dynlog.testing.kafka:KafkaServer",
+        image="apache/kafka:4.1.1", environment=MappingProxyType(_KAFKA), advertises=True,
+    ),
+    ServerKind(
+        name="redis", url_scheme="redis", port=6379, probe=redis_answers,
+        native="dynlog.testing.redis:RedisServer",
+        image="redis:8.2", command=_REDIS,
+    ),
+    ServerKind(
+        name="minio", url_scheme="http", port=9000, probe=minio_answers,
+        native="dynlog.testing.minio:MinioServer", program="minio",
+        provide="install the MinIO server (macOS: brew install minio); in a clone of dynlog `make servers` provides it",
+        image="minio/minio:RELEASE.2025-09-07T16-13-09Z", command=("server", "/data"),
+        environment=MappingProxyType({"MINIO_ROOT_USER": MINIO_USER, "MINIO_ROOT_PASSWORD": MINIO_PASSWORD}),
+        user=MINIO_USER, password=MINIO_PASSWORD,
+    ),
+    ServerKind(
+        name="nats", url_scheme="nats", port=4222, probe=nats_answers,
+        native="dynlog.testing.nats:NatsServer",
+        image="nats:2.15.2", command=("--jetstream", "--store_dir", "/data"),
+    ),
 )  # fmt: skip
+KINDS: Mapping[str, ServerKind] = MappingProxyType({kind.name: kind for kind in _ROWS})
 
 
 def server_kind(name: str) -> ServerKind:

@@ -37,6 +37,9 @@ class NativeServer(ABC):
     """
 
     name = "server"
+    user = ""
+    password = ""
+    """Empty where clients need none."""
 
     def __init__(self, folder: Path, *, port: int | None = None) -> None:
         self.folder = folder

@@ -74,7 +74,7 @@ def _native(kind: ServerKind, folder: Path, loop: LoopThread) -> Iterator[Runnin
     try:
         loop.run(server.start(), timeout=START_TIMEOUT_S + _MARGIN_S)
         source = f"process {server.pid} over {folder}"
-        running = RunningServer(kind.name, "127.0.0.1", server.port, source, kind.user, kind.password)
+        running = RunningServer(kind.name, "127.0.0.1", server.port, source, server.user, server.password)
         loop.run(_until_it_answers(kind, running), timeout=ANSWER_TIMEOUT_S + _MARGIN_S)
         yield running
     finally:
