@@ -6,8 +6,9 @@ import asyncio
 import sys
 
 import pytest
-from dynlog import LiveProjection, Log, ObjectStore, Record
 from tokens.counts import TOPIC, TokenCounts, report
+
+from dynlog import LiveProjection, Log, ObjectStore, Record
 
 
 async def counted(log: Log, objects: ObjectStore | None = None) -> TokenCounts:
