@@ -12,6 +12,9 @@ cache=${DYNLOG_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/dynlog}
 servers=${SERVERS:-kafka redis minio nats}
 
 start_dockerd() {
+    if ! command -v dockerd >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        { apt-get update && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends docker.io; } >&2
+    fi
     command -v dockerd >/dev/null || {
         echo "containers.sh: no Docker daemon answers and dockerd is not on PATH (Debian: apt-get install docker.io)" >&2
         exit 1

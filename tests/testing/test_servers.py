@@ -1,20 +1,13 @@
-"""A server is real, is shared by the session, and is gone with it, however the session ends.
-
-`make test` takes the servers from native programs, `make test-containers` from containers: the same fixtures.
-"""
+"""A native server is shared by the session and gone with it, however the session ends."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from pathlib import Path
 
-import nats
 import pytest
-import redis.asyncio
 
-from dynlog.testing.kinds import RunningServer
 from tests.testing.user_project import PATIENCE_S, UserProject, refuses_connections
 
 ONE_SERVER = """
@@ -48,28 +41,6 @@ MISSING = """
 
 def files(folder: Path, pattern: str) -> list[Path]:
     return list(folder.glob(pattern))
-
-
-async def test_nats_has_jetstream(nats_server: RunningServer, dynlog_namespace: str) -> None:
-    client = await nats.connect(nats_server.url, allow_reconnect=False)
-    stream = await client.jetstream().add_stream(name=dynlog_namespace, subjects=[dynlog_namespace])
-    assert (await client.jetstream().publish(dynlog_namespace, b"x")).stream == stream.config.name
-    await client.close()
-
-
-async def test_what_redis_acknowledges_is_on_disk(redis_server: RunningServer, dynlog_namespace: str) -> None:
-    async with redis.asyncio.Redis.from_url(redis_server.url) as client:
-        assert await client.set(dynlog_namespace, b"x")
-        assert (await client.config_get("append*"))["appendfsync"] == "always"
-        assert (await client.info("persistence"))["aof_enabled"] == 1
-
-
-@pytest.mark.parametrize("kind", ["nats", "redis"])
-def test_a_server_comes_from_where_the_run_says(request: pytest.FixtureRequest, kind: str) -> None:
-    server: RunningServer = request.getfixturevalue(f"{kind}_server")
-    wanted = os.environ.get("DYNLOG_SERVERS")
-    assert server.kind == kind
-    assert server.source.startswith({"containers": "container ", "native": "process "}.get(wanted or "", ""))
 
 
 async def test_a_session_has_one_server_and_leaves_none(tmp_path: Path) -> None:
