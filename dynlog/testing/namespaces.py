@@ -20,7 +20,7 @@ def embedded_objects_url(store: str, namespace: str, folder: Path) -> str:
 
 def server_log_url(server: RunningServer, namespace: str) -> str:
     """A log under a prefix of its own on the server."""
-    return f"{server.url}?{urlencode({'prefix': namespace})}"
+    return f"{server.url}/{namespace}" if server.kind == "kafka" else f"{server.url}/0?prefix={namespace}"
 
 
 def bucket_url(server: RunningServer, bucket: str) -> str:

@@ -16,9 +16,13 @@ PROVIDE = (
 
 
 class NatsServer(NativeServer):
-    """nats-server on loopback; streams and buckets lie in the folder and survive `restart`."""
+    """nats-server on loopback; what JetStream keeps lies in ``store``, by default within the folder."""
 
     name = "nats"
+
+    def __init__(self, folder: Path, *, port: int | None = None, store: Path | None = None) -> None:
+        super().__init__(folder, port=port)
+        self._store = folder / "store" if store is None else store
 
     @property
     def url(self) -> str:
@@ -27,8 +31,8 @@ class NatsServer(NativeServer):
 
     def command(self) -> Sequence[str | Path]:
         program = find_program("nats-server", provide=PROVIDE)
-        store = self.folder / "store"
-        return [program, "--addr", "127.0.0.1", "--port", str(self.port), "--jetstream", "--store_dir", store]
+        return [program, "--addr", "127.0.0.1", "--port", str(self.port), "--jetstream", "--store_dir", self._store]
 
     async def ready(self) -> bool:
+        """It listens only once its streams are restored."""
         return await nats_answers("127.0.0.1", self.port)
