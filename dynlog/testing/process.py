@@ -122,8 +122,11 @@ class NativeServer(ABC):
         await self.start(timeout=timeout)
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay open and nothing answers."""
+        """SIGSTOP: connections stay open and nothing answers any more once this returns."""
         self._signal(signal.SIGSTOP)
+        # The signal is sent, not yet acted on: a thread of the server may answer for some microseconds still.
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED)
 
     def resume(self) -> None:
         """SIGCONT."""
