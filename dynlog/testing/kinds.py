@@ -14,7 +14,7 @@ from types import MappingProxyType
 from dynlog.errors import ConfigurationError
 from dynlog.testing.probes import Probe, kafka_answers, minio_answers, nats_answers, redis_answers
 from dynlog.testing.process import NativeServer
-from dynlog.testing.programs import find_program
+from dynlog.testing.programs import find_in_cache, find_program
 
 MINIO_USER, MINIO_PASSWORD = "minioadmin", "minioadmin"
 
@@ -55,10 +55,8 @@ class ServerKind:
     probe: Probe
     command: Sequence[str] | None = None
     environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    program: str | None = None
-    """What the native class wants as ``program=``, from PATH or the cache; None if it looks for its program itself."""
-    provide: str = ""
-    """What to do where that is missing."""
+    program: Callable[[], Path] | None = None
+    """Finds what the native class wants as ``program=``; None if it looks for its program itself."""
     advertises: bool = False
     """It tells clients its own address, so the outer port must be known before the start."""
     user: str = ""
@@ -70,7 +68,7 @@ class ServerKind:
         make: Callable[..., NativeServer] = getattr(importlib.import_module(module), name)
         if self.program is None:
             return make(folder)
-        return make(folder, program=find_program(self.program, provide=self.provide))
+        return make(folder, program=self.program())
 
 
 _REDIS = (
@@ -97,6 +95,7 @@ _ROWS = (
     ServerKind(
         name="kafka", url_scheme="kafka", port=9092, probe=kafka_answers,
         native="dynlog.testing.kafka:KafkaServer",
+        program=lambda: find_in_cache("kafka", provide="in a clone of dynlog `make servers` provides it"),
         image="apache/kafka:4.1.1", environment=MappingProxyType(_KAFKA), advertises=True,
     ),
     ServerKind(
@@ -106,8 +105,10 @@ _ROWS = (
     ),
     ServerKind(
         name="minio", url_scheme="http", port=9000, probe=minio_answers,
-        native="dynlog.testing.minio:MinioServer", program="minio",
-        provide="install the MinIO server (macOS: brew install minio); in a clone of dynlog `make servers` provides it",
+        native="dynlog.testing.minio:MinioServer",
+        program=lambda: find_program(
+            "minio", provide="install the MinIO server; in a clone of dynlog `make servers` provides it"
+        ),
         image="minio/minio:RELEASE.2025-09-07T16-13-09Z", command=("server", "/data"),
         environment=MappingProxyType({"MINIO_ROOT_USER": MINIO_USER, "MINIO_ROOT_PASSWORD": MINIO_PASSWORD}),
         user=MINIO_USER, password=MINIO_PASSWORD,

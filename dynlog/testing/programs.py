@@ -1,4 +1,4 @@
-"""Where a server's program lies: on PATH, else in the cache that ``scripts/servers`` fills; found anew at each call.
+"""Where a server's program lies: on PATH, else in the cache that ``scripts/servers`` fills; looked for at each call.
 
 The cache is ``$DYNLOG_CACHE``, by default ``~/.cache/dynlog``, and holds ``NAME-VERSION/NAME``; of several versions the
 newest counts.
@@ -23,13 +23,23 @@ def cache_folder() -> Path:
 
 def find_program(name: str, *, provide: str) -> Path:
     """The program of that name, PATH first; raises ServerNotAvailable, whose message ends with ``provide``."""
-    if on_path := shutil.which(name):
-        return Path(on_path)
-    cache = cache_folder()
-    built = [path for path in cache.glob(f"{name}-*/{name}") if os.access(path, os.X_OK) and _version(path)]
-    if not built:
-        raise ServerNotAvailable(f"{name} is neither on PATH nor in {cache}: {provide}")
-    return max(built, key=_version)
+    found = shutil.which(name) or _newest_in_cache(name)
+    if found is None:
+        raise ServerNotAvailable(f"{name} is neither on PATH nor in {cache_folder()}: {provide}")
+    return Path(found)
+
+
+def find_in_cache(name: str, *, provide: str) -> Path:
+    """The same for a program of our own making: what goes by its name on PATH is something else."""
+    found = _newest_in_cache(name)
+    if found is None:
+        raise ServerNotAvailable(f"{name} is not in {cache_folder()}: {provide}")
+    return found
+
+
+def _newest_in_cache(name: str) -> Path | None:
+    built = cache_folder().glob(f"{name}-*/{name}")
+    return max((path for path in built if os.access(path, os.X_OK) and _version(path)), key=_version, default=None)
 
 
 def _version(program: Path) -> tuple[int, ...]:

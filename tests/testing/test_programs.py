@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dynlog.testing.process import ServerNotAvailable
-from dynlog.testing.programs import find_program
+from dynlog.testing.programs import find_in_cache, find_program
 
 
 @pytest.fixture
@@ -35,6 +35,14 @@ def test_path_comes_before_the_cache(cache: Path, tmp_path: Path) -> None:
     program(cache / "server-2.9.30" / "server")
     on_path = program(tmp_path / "bin" / "server")
     assert find_program("server", provide="") == on_path
+
+
+def test_what_we_make_ourselves_is_never_taken_from_path(cache: Path, tmp_path: Path) -> None:
+    program(tmp_path / "bin" / "kafka")
+    with pytest.raises(ServerNotAvailable, match=f"kafka is not in {cache}: do this"):
+        find_in_cache("kafka", provide="do this")
+    ours = program(cache / "kafka-4.1.1" / "kafka")
+    assert find_in_cache("kafka", provide="do this") == ours
 
 
 def test_a_file_that_cannot_be_run_or_belongs_to_another_server_does_not_count(cache: Path) -> None:
