@@ -15,9 +15,10 @@ from dynlog.testing.containers import container, docker_problem
 from dynlog.testing.kinds import RunningServer, ServerKind, server_kind
 from dynlog.testing.loop_thread import LoopThread
 from dynlog.testing.options import Settings, Source
-from dynlog.testing.process import START_TIMEOUT_S, STOP_TIMEOUT_S, ServerNotAvailable
+from dynlog.testing.process import STOP_TIMEOUT_S, ServerNotAvailable
 
-ANSWER_TIMEOUT_S = 90.0
+ANSWER_TIMEOUT_S = 120.0
+"""A Kafka on a machine that is busy with something else takes most of a minute."""
 _POLL_S = 0.1
 _MARGIN_S = 30.0
 """What a call on the loop's thread may take beyond its own deadline."""
@@ -72,7 +73,7 @@ async def _until_it_answers(kind: ServerKind, running: RunningServer) -> None:
 def _native(kind: ServerKind, folder: Path, loop: LoopThread) -> Iterator[RunningServer]:
     server = kind.native_server(folder)
     try:
-        loop.run(server.start(), timeout=START_TIMEOUT_S + _MARGIN_S)
+        loop.run(server.start(timeout=ANSWER_TIMEOUT_S), timeout=ANSWER_TIMEOUT_S + _MARGIN_S)
         source = f"process {server.pid} over {folder}"
         running = RunningServer(kind.name, "127.0.0.1", server.port, source, server.user, server.password)
         loop.run(_until_it_answers(kind, running), timeout=ANSWER_TIMEOUT_S + _MARGIN_S)
