@@ -44,6 +44,8 @@ start_dockerd() {
 stop_dockerd() {
     kill "$dockerd" 2>/dev/null || true
     wait "$dockerd" 2>/dev/null || true
+    # What a container on the host's network leaves mounted there.
+    umount "$run"/exec/netns/* 2>/dev/null || true
     rm -rf "$run"
 }
 
