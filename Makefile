@@ -1,7 +1,7 @@
 # Two commands on a fresh machine: `make demo` and `make test`.  Both begin with `make install`.
 
 .DEFAULT_GOAL := help
-.PHONY: help install servers demo test lint bench soak constraints clean
+.PHONY: help install servers demo test test-containers lint bench soak constraints clean
 .SUFFIXES:
 
 VENV := .venv
@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 ROUNDS ?= 500
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## .venv with the dynlog command, every extra and the tools, pinned with hashes (PYTHON=... to choose)
 
@@ -20,13 +20,16 @@ $(STAMP): constraints.txt pyproject.toml scripts/install.sh
 	@touch $@
 
 servers: ## The real servers that tests talk to, built once per version into ~/.cache/dynlog
-	@scripts/servers/nats.sh
+	@scripts/servers/all.sh
 
 demo: install ## A fleet, a router that is killed, and its state back from the log
 	@$(BIN)/dynlog demo
 
 test: install ## Everything that CI runs: servers, ruff, mypy, import contracts, pytest (ARGS="..." for pytest)
 	@scripts/check.sh servers lint types layers tests
+
+test-containers: install ## The fixtures of dynlog.testing from containers: local images, a dockerd of its own if none answers
+	@scripts/containers.sh $(BIN)/python -m pytest tests/testing/test_fixtures.py tests/testing/with_docker.py $(ARGS)
 
 lint: install ## The static half of `make test`
 	@scripts/check.sh lint types layers

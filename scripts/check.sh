@@ -5,8 +5,10 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 bin=.venv/bin
 export DYNLOG_NO_SKIPS=1
+# Servers from native programs, whether or not a Docker daemon happens to run; `make test-containers` is the other way.
+export DYNLOG_SERVERS=native
 
-servers() { scripts/servers/nats.sh; }
+servers() { scripts/servers/all.sh; }
 lint() { "$bin/ruff" check . && "$bin/ruff" format --check .; }
 types() { "$bin/mypy"; }
 layers() { "$bin/lint-imports"; }

@@ -17,7 +17,8 @@ import pytest
 from nats.js import JetStreamContext
 from nats.js.api import RetentionPolicy, StorageType, StreamConfig
 
-from tests.servers import REPOSITORY, nats_server
+from dynlog.testing.nats import NatsServer
+from tests.house.repository import REPOSITORY
 
 SHARED = Path(os.environ.get("DYNLOG_SHARED", REPOSITORY.parent / "shared"))
 SAMPLE = SHARED / "data" / "dynamo-0.7.1-nats"
@@ -112,7 +113,7 @@ async def _keep_for_ever(store: Path, scratch: Path) -> None:
 
 @asynccontextmanager
 async def _jetstream(store: Path) -> AsyncIterator[JetStreamContext]:
-    async with nats_server(store) as server:
+    async with NatsServer(store.with_name(f"{store.name}-server"), store=store) as server:
         client = await nats.connect(server.url, connect_timeout=10, allow_reconnect=False)
         try:
             yield client.jetstream(timeout=10)
