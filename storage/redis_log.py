@@ -2,8 +2,8 @@
 
 ``redis://[user:password@]host:port/db?prefix=dynlog``; everything lies under the prefix.  What an acknowledged append
 survives is what the server's live settings say: `disk` with ``appendonly yes`` and ``appendfsync always``, `process`
-with any other ``appendfsync``, `memory` without ``appendonly``.  A server that comes back having lost its tail is noticed:
-positions that saw what is lost raise LogDiverged for ever (see `dynlog.storage.redis.append_lua`).
+with any other ``appendfsync``, `memory` without ``appendonly``.  A server that comes back having lost its tail is
+noticed: positions that saw what is lost raise LogDiverged for ever (see `dynlog.storage.redis.append_lua`).
 """
 
 from __future__ import annotations
@@ -14,22 +14,20 @@ from contextlib import suppress
 from pathlib import Path
 
 from dynlog.batch import Batch, Position
-from dynlog.errors import Closed, ConfigurationError, DynlogError, LogDiverged, LogUnavailable, TopicNotFound
+from dynlog.errors import Closed, ConfigurationError, DynlogError
 from dynlog.log import DEFAULT_READ_BYTES, DEFAULT_TIMEOUT_S, Log
 from dynlog.record import Record
-from dynlog.storage.ledger import beyond_end, check_partition, gone, other_incarnation, truncated
-from dynlog.storage.redis.appends import Appends, place
-from dynlog.storage.redis.bell import Bell, Channel
+from dynlog.storage.redis.appends import Appends
+from dynlog.storage.redis.bell import Bell
 from dynlog.storage.redis.care import Care
-from dynlog.storage.redis.client import Client, Job
+from dynlog.storage.redis.client import Client
 from dynlog.storage.redis.groups import Groups
 from dynlog.storage.redis.holders import Holders
 from dynlog.storage.redis.options import settings_of
-from dynlog.storage.redis.partition_lua import READ
 from dynlog.storage.redis.partitions import Partitions
-from dynlog.storage.redis.reads import Page, build, page_of
+from dynlog.storage.redis.reading import Reads
 from dynlog.storage.redis.topics import Topics
-from dynlog.timing import Backoff, Clock, Deadline
+from dynlog.timing import Clock, Deadline
 from dynlog.topics import (
     Appended,
     Capabilities,
@@ -50,8 +48,6 @@ from dynlog.url import Url
 OPEN_TIMEOUT_S = 30.0
 GRACE_S = 3.0
 """How long `close` lets appends go on that are under way."""
-READ_PATIENCE_S = 10.0
-"""How long a read goes on trying to reach a server that is away before it says so."""
 RETENTION_EVERY_MS = 5_000
 CARE_TIMEOUT_S = 60.0
 
@@ -85,6 +81,7 @@ class RedisLog(Log):
         self._groups = Groups(client, self._topics, self._partitions)
         self._care = Care(client, self._topics, self._holders)
         self._bell = Bell(client.link)
+        self._reads = Reads(client, self._topics, self._bell, self._appends.saw)
         self._retained_ms: dict[str, int] = {}
         self._retaining: asyncio.Task[None] | None = None
         self._appending = 0
@@ -198,70 +195,7 @@ class RedisLog(Log):
         wait: float = 0.0,
     ) -> Batch:
         self._check()
-        loop = asyncio.get_running_loop()
-        until = loop.time() + wait
-        topic = await self._topic_at(position)
-        keys = self._topics.partition(topic, position.partition)
-        context, waited = place(topic, position.partition), False
-        while True:
-            deadline = Deadline(READ_PATIENCE_S)
-            # Heard first, then read: an append that the read does not see rings.
-            channel = await self._listen(keys.bell, deadline) if wait > 0 else None
-            job = Job(keys[:2], (position.offset, max_bytes, max_records or 0))
-            reply = await self._client.run_script(READ, job, deadline)
-            if reply[0] != b"OK":
-                raise await self._misplaced(position, reply, waited)
-            page: Page = page_of(reply)
-            batch = build(position, page, context, max_records)
-            if batch.next_offset > position.offset or channel is None or loop.time() >= until:
-                self._appends.saw(keys.meta, page.end)
-                return batch
-            waited = True
-            if not await self._bell.wait(channel, page.end, until):
-                self._check()
-                return batch
-
-    async def _listen(self, bell: str, deadline: Deadline) -> Channel:
-        """The channel, as soon as the server can be reached."""
-        for pause in Backoff():
-            try:
-                async with asyncio.timeout(deadline.remaining):
-                    return await self._bell.listen(bell)
-            except LogUnavailable:
-                if deadline.remaining < pause:
-                    raise
-            except TimeoutError:
-                raise LogUnavailable(f"{self._client.name} does not answer") from None
-            await asyncio.sleep(pause)
-        raise AssertionError("a backoff has no end")
-
-    async def _topic_at(self, position: Position) -> Topic:
-        """The topic, if the position is of its present incarnation."""
-        deadline = Deadline(READ_PATIENCE_S)
-        topic = await self._topics.known(position.topic, deadline)
-        if topic.incarnation != position.incarnation:
-            topic = await self._topics.find(position.topic, deadline)
-        check_partition(position.topic, topic.partitions, position.partition)
-        if topic.incarnation != position.incarnation:
-            raise other_incarnation(position.topic, position.partition, position.incarnation, topic.incarnation)
-        return topic
-
-    async def _misplaced(self, position: Position, reply: Sequence[bytes | int], waited: bool) -> DynlogError:
-        """Why a read at that position found nothing to read."""
-        name, incarnation, partition, offset = position
-        if reply[0] == b"LOW":
-            return truncated(name, partition, offset, int(reply[1]))
-        if reply[0] == b"HIGH":
-            return beyond_end(name, partition, offset, int(reply[1]))
-        try:
-            topic = await self._topics.find(name, Deadline(READ_PATIENCE_S))
-        except (TopicNotFound, LogDiverged) as error:
-            return gone(name, partition, incarnation) if waited else error
-        if topic.incarnation != incarnation:
-            return other_incarnation(name, partition, incarnation, topic.incarnation)
-        return LogUnavailable(
-            "the topic is being deleted, or a key was deleted by hand", topic=name, partition=partition
-        )
+        return await self._reads.read(position, max_records, max_bytes, wait)
 
     async def partitions(self, topic: str, *, timeout: float = DEFAULT_TIMEOUT_S) -> list[PartitionState]:
         deadline = Deadline(timeout)

@@ -51,7 +51,7 @@ class Groups:
             if generation != found.generation:
                 raise _fenced(group, name, generation, found.generation) from None
             raise
-        arguments = (group, self._client.now_ms, generation, *_flat(positions))
+        arguments: list[str | int] = [group, self._client.now_ms, generation, *_flat(positions)]
         reply = await self._run(topic_lua.COMMIT, topic, arguments, deadline)
         if reply[0] == b"FENCED":
             raise _fenced(group, name, generation, reply[1])
