@@ -4,8 +4,9 @@ It decides exactly as `dynlog.marks` and `dynlog.storage.ledger.judge_append` do
 
 * **A server run writes in offsets of its own.**  A server that comes back may have lost its tail; were the lost offsets
   given out again, a reader that had seen them would skip what is there now.  So the first append of another run leaves
-  a gap in the offsets of more than anybody can have lost, unless everything before was fsynced (``weak`` unset).  A
-  position strictly inside such a gap saw what is lost: LogDiverged.
+  a gap in the offsets, unless everything before was fsynced (``weak`` unset).  A position strictly inside such a gap
+  saw what is lost: LogDiverged.  The gap ends at an offset that the server's clock gives, since what the runs before
+  noted may be lost as well: `PER_SECOND` offsets for each second since 2024, which no run outpaces.
 * **A repeat in the middle of an append is sent back**, since only the client can encode the rest anew; nothing is
   stored then, and the client sends what is new.
 """
@@ -15,8 +16,10 @@ from __future__ import annotations
 from dynlog.marks import EXPIRY_MS, REMEMBERED_RUNS
 from dynlog.storage.redis.script import Script
 
-ERA = 1 << 32
-"""Offsets of another server run begin at the next multiple of this that is at least half of it away."""
+PER_SECOND = 1 << 22
+LEAST_GAP = 1 << 32
+"""What a gap has at least, should the clock have been set back."""
+_SINCE = 1_704_067_200
 
 APPEND = Script(
     "append",
@@ -38,7 +41,7 @@ local weak, gaps = m[5], m[6] or ''
 local lost = known > base or (m[4] ~= run and weak == '1')
 if lost then
   local from = base
-  base = math.floor((math.max(base, known) + ERA / 2) / ERA + 1) * ERA
+  base = math.max((tonumber(redis.call('TIME')[1]) - SINCE) * PER_SECOND, math.max(base, known) + LEAST_GAP)
   gaps = gaps .. text(from) .. ':' .. text(base) .. ':lost '
   weak = '0'
 end
@@ -118,5 +121,7 @@ redis.call('PUBLISH', bell, text(next))
 return {ok = text(base) .. ' ' .. text(now)}
 """.replace("EXPIRY", str(EXPIRY_MS))
     .replace("REMEMBERED", str(REMEMBERED_RUNS))
-    .replace("ERA", str(ERA)),
+    .replace("SINCE", str(_SINCE))
+    .replace("PER_SECOND", str(PER_SECOND))
+    .replace("LEAST_GAP", str(LEAST_GAP)),
 )

@@ -117,7 +117,6 @@ class Appends:
                 )
             if reply[0] != b"GONE":
                 return topic, reply
-            self._topics.forget(topic.name)
             found = await self._topics.find(topic.name, deadline)
             if found.incarnation == topic.incarnation:
                 raise LogUnavailable(

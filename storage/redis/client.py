@@ -48,8 +48,7 @@ class Client:
         self.name = server_name(settings)
         self.facts: Facts | None = None
         self.identity = ""
-        self.vanished = False
-        """Whether the log that this handle opened is gone: the server came back, or was flushed, without it."""
+        """Of the log that is there now: another one if the server came back, or was flushed, without the first."""
         self._clock = clock
         self.appends = Lane(self.link)
         self.others = Lane(self.link)
@@ -96,8 +95,6 @@ class Client:
             raise UnsupportedLogVersion(
                 f"{self.name}: the log under {self.settings.prefix!r} has format {form}; this dynlog reads {FORMAT}"
             )
-        if self.identity and self.identity != identity:
-            self.vanished = True
         self.identity = identity
         self.facts = link.facts
         return link

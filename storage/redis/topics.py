@@ -32,6 +32,7 @@ class Topics:
         self._client = client
         self._prefix = client.settings.prefix
         self._seen: dict[str, Topic] = {}
+        self._seen_in: dict[str, str] = {}
 
     # Keys
 
@@ -52,19 +53,20 @@ class Topics:
     def forget(self, name: str) -> None:
         """Makes the next `known` ask."""
         self._seen.pop(name, None)
+        self._seen_in.pop(name, None)
 
     async def find(self, name: str, deadline: Deadline) -> Topic:
         """The topic as it is now; raises TopicNotFound, LogDiverged if the whole log vanished under the handle."""
         keys = self._client.keys
         found = await self._client.run_script(log_lua.DESCRIBE, Job((keys.topics, keys.labels), (name,)), deadline)
         if found is None:
-            self.forget(name)
-            if self._client.vanished:
+            if self._seen_in.get(name, self._client.identity) != self._client.identity:
                 raise LogDiverged(
                     f"{self._client.name} came back without the log that was open: it keeps nothing on its disk, "
                     "or was flushed; create the topic anew and rebuild",
                     topic=name,
                 )
+            self.forget(name)
             raise TopicNotFound("no such topic; create it first", topic=name)
         return self._see(name, found[0], found[1])
 
@@ -83,8 +85,11 @@ class Topics:
         incarnation, partitions, max_age_s, max_bytes, created_ms = msgpack.unpackb(value)
         tags = MappingProxyType(dict(msgpack.unpackb(labels)) if labels else {})
         topic = Topic(name, incarnation, partitions, Retention(max_age_s, max_bytes), created_ms, tags)
-        self._seen[name] = topic
+        self._remember(topic)
         return topic
+
+    def _remember(self, topic: Topic) -> None:
+        self._seen[topic.name], self._seen_in[topic.name] = topic, self._client.identity
 
     # Making and deleting
 
@@ -120,7 +125,7 @@ class Topics:
             log_lua.CREATE, Job((keys.topics, keys.labels, keys.doomed), arguments), deadline
         )
         if other is None or msgpack.unpackb(other[0])[0] == incarnation:
-            self._seen[name] = topic
+            self._remember(topic)
             return topic
         await self._take_away(name, incarnation, partitions, deadline)
         return _there(self._see(name, other[0], other[1]), partitions, exist_ok)
