@@ -6,7 +6,7 @@ It decides exactly as `dynlog.marks` and `dynlog.storage.ledger.judge_append` do
   given out again, a reader that had seen them would skip what is there now.  So the first append of another run leaves
   a gap in the offsets, unless everything before was fsynced (``weak`` unset).  A position strictly inside such a gap
   saw what is lost: LogDiverged.  The gap ends at an offset that the server's clock gives, since what the runs before
-  noted may be lost as well: `PER_SECOND` offsets for each second since 2024, which no run outpaces.
+  noted may be lost as well: `PER_MS` offsets for each millisecond since 2024, which no run outpaces.
 * **A repeat in the middle of an append is sent back**, since only the client can encode the rest anew; nothing is
   stored then, and the client sends what is new.
 """
@@ -16,7 +16,7 @@ from __future__ import annotations
 from dynlog.marks import EXPIRY_MS, REMEMBERED_RUNS
 from dynlog.storage.redis.script import Script
 
-PER_SECOND = 1 << 22
+PER_MS = 1 << 12
 LEAST_GAP = 1 << 32
 """What a gap has at least, should the clock have been set back."""
 _SINCE = 1_704_067_200
@@ -41,7 +41,9 @@ local weak, gaps = m[5], m[6] or ''
 local lost = known > base or (m[4] ~= run and weak == '1')
 if lost then
   local from = base
-  base = math.max((tonumber(redis.call('TIME')[1]) - SINCE) * PER_SECOND, math.max(base, known) + LEAST_GAP)
+  local t = redis.call('TIME')
+  local ms = (tonumber(t[1]) - SINCE) * 1000 + math.floor(tonumber(t[2]) / 1000)
+  base = math.max(ms * PER_MS, math.max(base, known) + LEAST_GAP)
   gaps = gaps .. text(from) .. ':' .. text(base) .. ':lost '
   weak = '0'
 end
@@ -122,6 +124,6 @@ return {ok = text(base) .. ' ' .. text(now)}
 """.replace("EXPIRY", str(EXPIRY_MS))
     .replace("REMEMBERED", str(REMEMBERED_RUNS))
     .replace("SINCE", str(_SINCE))
-    .replace("PER_SECOND", str(PER_SECOND))
+    .replace("PER_MS", str(PER_MS))
     .replace("LEAST_GAP", str(LEAST_GAP)),
 )

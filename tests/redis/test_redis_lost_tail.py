@@ -1,4 +1,4 @@
-"""A server that comes back without what it had acknowledged: whoever saw it is told, for ever; whoever did not goes on."""
+"""A server that comes back without what it acknowledged: whoever saw it is told for ever, whoever did not goes on."""
 
 from __future__ import annotations
 
