@@ -129,7 +129,7 @@ class Appends:
 
     async def _replicated(self, deadline: Deadline) -> None:
         client, wanted = self._client, self._client.settings.replicas
-        patience = min(int(deadline.remaining * 1000), MOST_WAIT_MS)
+        patience = min(int(deadline.remaining * 800), MOST_WAIT_MS)  # so that its answer comes in time
         call = client.appends.submit(("WAIT", wanted, max(patience, 1)))
         confirmed = await client.reply(client.appends, call, deadline)
         if confirmed < wanted:

@@ -25,7 +25,7 @@ from dynlog.storage.redis.keys import LogKeys, log_keys
 from dynlog.storage.redis.lane import Broken, Call, Command, Lane
 from dynlog.storage.redis.link import Facts, Link, ask, connect, server_name
 from dynlog.storage.redis.options import Settings
-from dynlog.storage.redis.script import Script
+from dynlog.storage.redis.script import Script, for_version
 from dynlog.timing import SYSTEM_CLOCK, Backoff, Clock, Deadline
 
 FORMAT = 1
@@ -122,6 +122,7 @@ class Client:
         connection broke, DeadlineExceeded, Closed, ConfigurationError, LogFull.
         """
         lane = lane or self.others
+        script = self._suited(script)
         digest = True
         waits = iter(Backoff())
         while True:
@@ -142,6 +143,9 @@ class Client:
                     raise refused(error, self.name) from error
             await asyncio.sleep(min(next(waits), deadline.remaining))
 
+    def _suited(self, script: Script) -> Script:
+        return for_version(script, self.facts.version) if self.facts is not None else script
+
     async def reply(self, lane: Lane, call: Call, deadline: Deadline) -> Any:
         """The reply to a call in its time; raises what the reply raises, LogUnavailable, DeadlineExceeded."""
         try:
@@ -161,7 +165,8 @@ class Client:
 
     async def run_scripts(self, script: Script, jobs: Sequence[Job], deadline: Deadline) -> list[Any]:
         """The replies to many runs of one script that may be done twice, sent together."""
-        calls = [self.others.submit(command_of(script, job, digest=True)) for job in jobs]
+        suited = self._suited(script)
+        calls = [self.others.submit(command_of(suited, job, digest=True)) for job in jobs]
         replies: list[Any] = []
         try:
             for call, job in zip(calls, jobs, strict=True):

@@ -73,7 +73,7 @@ def unreachable(error: BaseException, server: str, *, tls: bool) -> DynlogError:
     if isinstance(error, FileNotFoundError):
         return ConfigurationError(f"{server}: a file of the TLS options is missing ({text})")
     hint = "" if tls else "; a server that speaks TLS is rediss://"
-    closed = "closed" in text.lower() or isinstance(error, EOFError)
+    closed = isinstance(error, EOFError) or any(word in text.lower() for word in ("closed", "lost", "reset"))
     return LogUnavailable(f"{server}: {text}{hint if closed else ''}")
 
 

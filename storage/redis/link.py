@@ -35,7 +35,7 @@ class Facts:
     """
 
     run: str
-    version: str
+    version: tuple[int, ...]
     durability: Durability
     strong: bool
     ahead_ms: int
@@ -75,8 +75,8 @@ async def connect(settings: Settings, now_ms: int) -> Link:
     except TimeoutError:
         await drop(connection)
         raise LogUnavailable(
-            f"{name} did not answer for {CONNECT_TIMEOUT_S:g} s while connecting: is it the right host and port, "
-            "and is the server running?"
+            f"{name} did not answer for {CONNECT_TIMEOUT_S:g} s while connecting: is it the right host and port, is "
+            f"the server running{', and does it speak TLS (rediss://)' if settings.tls else ''}?"
         ) from None
     except ResponseError as error:
         await drop(connection)
@@ -154,7 +154,8 @@ async def _inspect(connection: Connection, settings: Settings, now_ms: int) -> F
             raise refused(reply, name)
     server, roles = _fields(info), _fields(replication)
     version = server.get("redis_version", "0")
-    if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < OLDEST:
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    if numbers < OLDEST:
         raise ConfigurationError(f"{name} is version {version}: dynlog needs {OLDEST[0]}.{OLDEST[1]} or newer")
     if server.get("redis_mode") == "cluster":
         raise ConfigurationError(f"{name} is a node of a Redis Cluster, which is not supported: name a single server")
@@ -166,7 +167,7 @@ async def _inspect(connection: Connection, settings: Settings, now_ms: int) -> F
     if settings.replicas:
         durability = Durability(DurabilityLevel.REPLICATED, settings.replicas + 1)
     seconds, micros = (int(part) for part in clock)
-    return Facts(server["run_id"], version, durability, strong, seconds * 1000 + micros // 1000 - now_ms)
+    return Facts(server["run_id"], numbers, durability, strong, seconds * 1000 + micros // 1000 - now_ms)
 
 
 def _durability(config: object, name: str) -> Durability:

@@ -52,6 +52,7 @@ redis.call('HDEL', KEYS[2], topic[1])
 redis.call('HSET', KEYS[3], topic[1], cmsgpack.pack({ARGV[1], topic[2], tonumber(ARGV[2])}))
 return there
 """,
+    frees=True,
 )
 
 LABEL = Script(

@@ -79,6 +79,7 @@ end
 redis.call('HSET', KEYS[1], 'below', head and head[2][4] or m[3])
 return {'OK', target, more}
 """.replace("STEP", str(TRIM_OFFSETS)),
+    frees=True,
 )
 """-> OK earliest more | GONE | HIGH end; called again while there is more."""
 
@@ -130,6 +131,7 @@ for i = 1, #found[2], 2 do
 end
 return tonumber(found[1])
 """.replace("EXPIRY", str(EXPIRY_MS)),
+    frees=True,
 )
 """Forgets producers whose marks expired among the next few; -> cursor to go on with, 0 at the end."""
 
@@ -141,6 +143,7 @@ redis.call('UNLINK', KEYS[2], KEYS[3])
 redis.call('PUBLISH', ARGV[1], 'gone')
 return 1
 """,
+    frees=True,
 )
 
 SET_ASIDE = Script(
@@ -152,5 +155,6 @@ for id in string.gmatch(ARGV[1], '%S+') do redis.call('XDEL', KEYS[2], id) end
 redis.call('HSET', KEYS[1], 'gaps', gaps .. ARGV[2])
 return 1
 """,
+    frees=True,
 )
 """Deletes damaged entries and notes the hole that they leave."""

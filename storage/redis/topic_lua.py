@@ -31,6 +31,7 @@ redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
 redis.call('HINCRBY', KEYS[1], 'version', 1)
 return {'OK'}
 """,
+    frees=True,
 )
 
 RELEASE = Script(
@@ -39,6 +40,7 @@ RELEASE = Script(
 if redis.call('HDEL', KEYS[2], ARGV[1]) == 1 then redis.call('HINCRBY', KEYS[1], 'version', 1) end
 return 1
 """,
+    frees=True,
 )
 
 APPLY = Script(
@@ -56,6 +58,7 @@ for i = at + events, #ARGV, 2 do redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1
 redis.call('HINCRBY', KEYS[1], 'version', 1)
 return 'OK'
 """.replace("KEPT", str(KEPT_EVENTS)),
+    frees=True,
 )
 """Drops holders, notes events, moves floors, if nobody changed a holder since; -> OK | AGAIN | GONE."""
 
@@ -67,6 +70,7 @@ for i = 1, #ARGV do redis.call('RPUSH', KEYS[2], ARGV[i]) end
 redis.call('LTRIM', KEYS[2], -KEPT, -1)
 return 1
 """.replace("KEPT", str(KEPT_EVENTS)),
+    frees=True,
 )
 
 CLAIM = Script(
@@ -78,6 +82,7 @@ if math.abs(tonumber(ARGV[1]) - tonumber(before)) < tonumber(ARGV[2]) then retur
 redis.call('HSET', KEYS[1], 'enforced', ARGV[1])
 return 1
 """,
+    frees=True,
 )
 """Whether the caller is the one that enforces retention now: one of all handles, every few seconds."""
 
@@ -110,6 +115,7 @@ end
 keep()
 return {'OK', generation}
 """,
+    frees=True,
 )
 
 COMMIT = Script(
@@ -134,6 +140,7 @@ end
 keep()
 return {'OK', cmsgpack.pack(group)}
 """,
+    frees=True,
 )
 
 COMMITTED = Script(
