@@ -67,11 +67,11 @@ def unreachable(error: BaseException, server: str, *, tls: bool) -> DynlogError:
             return ConfigurationError(
                 f"{server}: no TLS could be agreed on ({cause.reason or cause}): a server without TLS is redis://"
             )
+        if isinstance(cause, FileNotFoundError):
+            return ConfigurationError(f"{server}: a file of its TLS options is missing ({text})")
         if isinstance(cause, socket.gaierror):
             return LogUnavailable(f"{server}: the host name is not known ({cause.strerror})")
         cause = cause.__cause__ or cause.__context__
-    if isinstance(error, FileNotFoundError):
-        return ConfigurationError(f"{server}: a file of the TLS options is missing ({text})")
     hint = "" if tls else "; a server that speaks TLS is rediss://"
     closed = isinstance(error, EOFError) or any(word in text.lower() for word in ("closed", "lost", "reset"))
     return LogUnavailable(f"{server}: {text}{hint if closed else ''}")
