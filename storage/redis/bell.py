@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 from dynlog.errors import Closed
 from dynlog.storage.redis.link import Link
 
-PING_EVERY_S = 5.0
+PING_EVERY_S = 3.0
 """A connection that is silent for this long is asked, and given up if it says nothing for as long again."""
 UNHEARD = 64
 """A channel is left after so many messages in a row for which nobody waited."""

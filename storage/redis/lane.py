@@ -1,8 +1,10 @@
 """A lane is one connection that many tasks share: what queued while the last exchange ran goes out as one pipeline.
 
 So many small appends cost one write and one fsync of the server together.  **A cancelled caller poisons nothing**: its
-command is skipped if it has not left yet, else its reply is read and dropped.  A connection that breaks, or says
-nothing for `STALL_S`, is given up; each command that had left is told `Broken`, the others wait for the next one.
+command is skipped if it has not left yet, else its reply is read and dropped.  A connection that breaks is given up;
+each command that had left is told `Broken`, the others wait for the next connection.  One whose replies are late is
+compared with a new one: if that is answered the old one is dead (half-open), else the server is slow and is waited for,
+`STALL_S` at most.
 """
 
 from __future__ import annotations
@@ -21,8 +23,10 @@ from dynlog.errors import Closed, ConfigurationError, DynlogError, LogUnavailabl
 from dynlog.storage.redis.link import Link
 from dynlog.timing import Backoff
 
+LATE_S = 2.0
+"""A reply that is this late makes a connection suspect."""
 STALL_S = 15.0
-"""A connection on which a reply is this late is given up."""
+"""A connection on which a reply is this late is given up, whatever a new one says."""
 GRACE_S = 1.0
 """How long `Lane.close` waits for what is under way."""
 MOST_COMMANDS = 256
@@ -51,7 +55,10 @@ class Lane:
         self._connect = connect
         self._queue: deque[Call] = deque()
         self._link: Link | None = None
+        self._spare: Link | None = None
         self._pump: asyncio.Task[None] | None = None
+        self._probe: asyncio.Task[None] | None = None
+        self._answered_at = 0.0
         self._closed = False
         self.trouble: DynlogError | None = None
         """Why there is no connection now."""
@@ -73,17 +80,21 @@ class Lane:
     async def close(self, grace: float = GRACE_S) -> None:
         """Waits for what is under way, at most a grace; whatever is left is told Closed."""
         self._closed = True
-        pump = self._pump
+        pump, probe = self._pump, self._probe
         if pump is not None:
             if self._link is not None:
                 await asyncio.wait([pump], timeout=grace)
             pump.cancel()
             await asyncio.wait([pump])
+        if probe is not None:
+            probe.cancel()
+            await asyncio.wait([probe])
         self._fail(self._queue, Closed("the log was closed"))
         self._queue.clear()
-        if self._link is not None:
-            link, self._link = self._link, None
-            await link.drop()
+        for link in (self._link, self._spare):
+            if link is not None:
+                await link.drop()
+        self._link = self._spare = None
 
     async def _run(self) -> None:
         """Until nothing is queued."""
@@ -91,6 +102,8 @@ class Lane:
         while self._queue:
             if self._link is not None and await _is_dead(self._link):
                 await self._give_up()
+            if self._link is None:
+                self._link, self._spare = self._spare, None
             if self._link is None:
                 try:
                     self._link = await self._connect()
@@ -126,12 +139,17 @@ class Lane:
         for call in batch:
             call.sent = True
         answered = 0
-        now = asyncio.get_running_loop().time
+        loop = asyncio.get_running_loop()
+        now = loop.time
+        blocks = any(call.command[0] == "WAIT" for call in batch)
+        self._answered_at = now()
+        suspicion = None if blocks else loop.call_later(LATE_S, self._suspect, link)
         try:
             async with asyncio.timeout(STALL_S) as limit:
                 await connection.send_packed_command(packed, check_health=False)
                 for call in batch:
-                    limit.reschedule(now() + STALL_S)
+                    self._answered_at = now()
+                    limit.reschedule(self._answered_at + STALL_S)
                     try:
                         reply = await connection.read_response(disable_decoding=True)
                     except ResponseError as error:
@@ -149,6 +167,34 @@ class Lane:
             self._fail(batch[answered:], Closed("the log was closed"))
             await self._give_up()
             raise
+        finally:
+            if suspicion is not None:
+                suspicion.cancel()
+
+    def _suspect(self, link: Link) -> None:
+        """Has a connection compared with a new one, if its replies are still late."""
+        if self._closed or self._link is not link or not self._is_late():
+            return
+        if self._probe is None or self._probe.done():
+            self._probe = asyncio.create_task(self._compare(link), name="dynlog-redis-probe")
+
+    def _is_late(self) -> bool:
+        return asyncio.get_running_loop().time() - self._answered_at >= LATE_S
+
+    async def _compare(self, link: Link) -> None:
+        """As long as the replies are late: drops the connection once a new one was answered."""
+        while self._link is link and self._is_late():
+            try:
+                spare = await self._connect()
+            except DynlogError:
+                await asyncio.sleep(LATE_S / 4)
+                continue
+            if self._link is link and self._is_late() and self._spare is None:
+                self._spare = spare
+                await link.drop()
+            else:
+                await spare.drop()
+            return
 
     async def _give_up(self) -> None:
         link, self._link = self._link, None

@@ -107,6 +107,8 @@ class Proxy:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._forward(reader, onward, Direction.TO_SERVER))
                 group.create_task(self._forward(onward_reader, writer, Direction.TO_CLIENT))
+        except asyncio.CancelledError:
+            pass  # the proxy ends; asyncio's streams would report a cancelled task as an error
         finally:
             for one in (writer, onward):
                 self._writers.discard(one)
