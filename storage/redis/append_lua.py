@@ -25,8 +25,10 @@ APPEND = Script(
     "append",
     """
 local meta, stream, marks = KEYS[1], KEYS[2], KEYS[3]
-local run, strong, known, now = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local count, frame, bell, runs, blob = tonumber(ARGV[5]), ARGV[6], ARGV[7], tonumber(ARGV[8]), ARGV[9]
+local run, strong = string.match(ARGV[1], '^(%x+) (%d)$')
+local known, now, count, runs = string.match(ARGV[2], '^(%d+) (%d+) (%d+) (%d+)$')
+known, now, count, runs = tonumber(known), tonumber(now), tonumber(count), tonumber(runs)
+local frame, bell, blob = ARGV[3], ARGV[4], ARGV[5]
 local m = redis.call('HMGET', meta, 'end', 'time', 'written', 'run', 'weak', 'gaps')
 if not m[1] then return {'GONE'} end
 local function text(n) return string.format('%.0f', n) end
@@ -65,7 +67,7 @@ for r = 1, runs do
   local start, length, ehi, elo, shi, slo
   start, length, ehi, elo, shi, slo, pos = struct.unpack('>I4I4I4I4I4I4', blob, pos)
   take(start - at)
-  local producer = ARGV[9 + r]
+  local producer = ARGV[5 + r]
   local s = changed[producer]
   if not s then
     local raw = redis.call('HGET', marks, producer)

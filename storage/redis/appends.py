@@ -15,11 +15,12 @@ from dynlog.storage.ledger import check_newest, check_partition, next_epoch
 from dynlog.storage.redis import log_lua
 from dynlog.storage.redis.append_lua import APPEND
 from dynlog.storage.redis.client import Client, Job
+from dynlog.storage.redis.lane import RUN
 from dynlog.storage.redis.topics import Topics
 from dynlog.timing import Deadline
 from dynlog.topics import Appended, Topic, check_name
 
-RUN = struct.Struct(">6I")
+MARKS = struct.Struct(">6I")
 HALF = 1 << 32
 REMEMBERED = 4096
 """How many ends, and how many producers' epochs, a handle remembers."""
@@ -38,7 +39,7 @@ class Appends:
         self._client = client
         self._topics = topics
         self._ends: OrderedDict[str, int] = OrderedDict()
-        self._noted: OrderedDict[tuple[str, int], None] = OrderedDict()
+        self._noted: OrderedDict[tuple[str, int, str], None] = OrderedDict()
 
     async def append(self, name: str, partition: int, records: Sequence[Record], deadline: Deadline) -> Appended:
         """Stores the append, whole or not at all; see `dynlog.log.Log.append`."""
@@ -86,15 +87,18 @@ class Appends:
         while True:
             keys = self._topics.partition(topic, partition)
             frame = seal(payload, place(topic, partition))
-            facts = client.facts
+            known = self._ends.get(keys.meta, 0)
             job = Job(
                 keys[:3],
                 (
-                    client.run, 1 if facts is not None and facts.strong else 0, self._ends.get(keys.meta, 0),
-                    client.script_now, len(records), frame, keys.bell, len(runs), _packed(runs),
+                    RUN,
+                    f"{known} {client.script_now} {len(records)} {len(runs)}",
+                    frame,
+                    keys.bell,
+                    _packed(runs),
                     *(run.producer_id for run in runs),
                 ),
-            )  # fmt: skip
+            )
             reply = await client.run_script(
                 APPEND,
                 job,
@@ -141,14 +145,15 @@ class Appends:
     # Producers
 
     async def _note(self, producer: str, epoch: int, deadline: Deadline) -> None:
-        """Lets registrations know of an epoch before it is first used, so that none is given out twice."""
-        if epoch == 0 or (producer, epoch) in self._noted:
+        """Lets registrations know of an epoch before it is used, in each run of the server: it may have lost them."""
+        noted = (producer, epoch, self._client.run)
+        if epoch == 0 or noted in self._noted:
             return
         while True:
             newest = await self._newest(producer, deadline)
             if (newest or 0) >= epoch or await self._raise(producer, newest, epoch, deadline):
                 break
-        self._noted[producer, epoch] = None
+        self._noted[noted] = None
         if len(self._noted) > REMEMBERED:
             self._noted.popitem(last=False)
 
@@ -181,7 +186,7 @@ def _all_marked(runs: Sequence[MarkRun], records: Sequence[Record]) -> bool:
 
 def _packed(runs: Sequence[MarkRun]) -> bytes:
     return b"".join(
-        RUN.pack(run.start, run.length, *divmod(run.epoch, HALF), *divmod(run.sequence, HALF)) for run in runs
+        MARKS.pack(run.start, run.length, *divmod(run.epoch, HALF), *divmod(run.sequence, HALF)) for run in runs
     )
 
 

@@ -21,6 +21,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 DEFAULT_PREFIX = "dynlog"
@@ -68,11 +69,13 @@ def log_keys(prefix: str) -> LogKeys:
     return LogKeys(*(f"{{{prefix}}}:{field}" for field in LogKeys._fields))
 
 
+@lru_cache(4096)
 def topic_keys(prefix: str, topic: str, incarnation: str) -> TopicKeys:
     """The keys of one incarnation of a topic."""
     return TopicKeys(*(f"{{{prefix}:{topic}}}:{incarnation}:{field}" for field in TopicKeys._fields))
 
 
+@lru_cache(8192)
 def partition_keys(prefix: str, topic: str, incarnation: str, partition: int) -> PartitionKeys:
     """The keys of one partition of one incarnation of a topic."""
     return PartitionKeys(

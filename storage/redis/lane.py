@@ -32,6 +32,9 @@ GRACE_S = 1.0
 MOST_COMMANDS = 256
 MOST_BYTES = 4 << 20
 Command = Sequence[str | bytes | int]
+RUN = b"\0run"
+"""An argument in whose place goes, when the command leaves, which run of the server it goes to, and whether what that
+acknowledges is on its disk: ``<run> <0 or 1>``.  A command may be composed before its connection is made anew."""
 
 
 class Broken(Exception):
@@ -135,7 +138,8 @@ class Lane:
     async def _exchange(self, link: Link, batch: list[Call]) -> None:
         """Sends the batch and reads its replies."""
         connection = link.connection
-        packed = connection.pack_commands([call.command for call in batch])
+        where = f"{link.facts.run} {int(link.facts.strong)}".encode()
+        packed = connection.pack_commands([_addressed(call.command, where) for call in batch])
         for call in batch:
             call.sent = True
         answered = 0
@@ -207,6 +211,12 @@ class Lane:
             if not call.reply.done():
                 call.reply.set_exception(error)
                 call.reply.exception()  # whoever waits gets it; nobody waiting is not worth a warning
+
+
+def _addressed(command: Command, where: bytes) -> Command:
+    if RUN not in command:
+        return command
+    return [where if part is RUN else part for part in command]
 
 
 async def _is_dead(link: Link) -> bool:

@@ -8,6 +8,16 @@ from dynlog.storage.redis.script import Script
 TRIM_OFFSETS = 20_000
 """How many offsets one step of a truncation frees, so that no step holds the server up for long."""
 
+MAKE = Script(
+    "make",
+    """
+local run, strong = string.match(ARGV[1], '^(%x+) (%d)$')
+redis.call('HSET', KEYS[1], 'earliest', 0, 'end', 0, 'time', 0, 'written', 0, 'below', 0, 'run', run,
+  'weak', strong == '1' and '0' or '1', 'gaps', '')
+return 1
+""",
+)
+
 READ = Script(
     "read",
     """

@@ -17,6 +17,7 @@ from dynlog.storage.ledger import check_partition_count
 from dynlog.storage.redis import log_lua, partition_lua
 from dynlog.storage.redis.client import Client, Job
 from dynlog.storage.redis.keys import PartitionKeys, TopicKeys, partition_keys, topic_keys
+from dynlog.storage.redis.lane import RUN
 from dynlog.timing import Deadline
 from dynlog.topics import Retention, Topic, check_name
 
@@ -131,18 +132,12 @@ class Topics:
         return _there(self._see(name, other[0], other[1]), partitions, exist_ok)
 
     async def _make(self, topic: Topic, deadline: Deadline) -> None:
-        fields: tuple[str | int, ...] = ("earliest", 0, "end", 0, "time", 0, "written", 0, "below", 0)
-        run = self._client.run
         state = self.keys(topic).state
         await self._client.run_commands([("HSET", state, "version", 1, "enforced", topic.created_ms)], deadline)
         for start in range(0, topic.partitions, SLICE):
-            await self._client.run_commands(
-                [
-                    ("HSET", self.partition(topic, p).meta, *fields, "run", run, "weak", 0, "gaps", "")
-                    for p in range(start, min(start + SLICE, topic.partitions))
-                ],
-                deadline,
-            )
+            numbers = range(start, min(start + SLICE, topic.partitions))
+            jobs = [Job((self.partition(topic, p).meta,), (RUN,)) for p in numbers]
+            await self._client.run_scripts(partition_lua.MAKE, jobs, deadline)
 
     async def delete(self, name: str, deadline: Deadline) -> None:
         """Takes the name away, then what lies under it; wakes whoever waits in it."""
