@@ -36,7 +36,6 @@ class Reads:
         until = loop.time() + wait
         topic = await self._topic_at(position)
         keys, context = self._topics.partition(topic, position.partition), place(topic, position.partition)
-        waited = False
         while True:
             deadline = Deadline(READ_PATIENCE_S)
             # Heard first, then read: an append that the read does not see rings.
@@ -44,13 +43,12 @@ class Reads:
             job = Job(keys[:2], (position.offset, max_bytes, max_records or 0))
             reply = await self._client.run_script(READ, job, deadline)
             if reply[0] != b"OK":
-                raise await self._misplaced(position, reply, waited)
+                raise await self._misplaced(position, reply, wait > 0)
             page = page_of(reply)
             batch = build(position, page, context, max_records)
             if batch.next_offset > position.offset or channel is None or loop.time() >= until:
                 self._saw(keys.meta, page.end)
                 return batch
-            waited = True
             if not await self._bell.wait(channel, page.end, until):
                 return batch
 
@@ -79,7 +77,7 @@ class Reads:
             raise other_incarnation(position.topic, position.partition, position.incarnation, topic.incarnation)
         return topic
 
-    async def _misplaced(self, position: Position, reply: Sequence[bytes | int], waited: bool) -> DynlogError:
+    async def _misplaced(self, position: Position, reply: Sequence[bytes | int], waits: bool) -> DynlogError:
         """Why a read at that position found nothing to read."""
         name, incarnation, partition, offset = position
         if reply[0] == b"LOW":
@@ -89,7 +87,7 @@ class Reads:
         try:
             topic = await self._topics.find(name, Deadline(READ_PATIENCE_S))
         except (TopicNotFound, LogDiverged) as error:
-            return gone(name, partition, incarnation) if waited else error
+            return gone(name, partition, incarnation) if waits else error
         if topic.incarnation != incarnation:
             return other_incarnation(name, partition, incarnation, topic.incarnation)
         return LogUnavailable(
