@@ -22,11 +22,14 @@ if TYPE_CHECKING:
 LOG_ENGINES: Mapping[str, str] = {
     "memory": "dynlog.storage.memory_log",
     "sqlite": "dynlog.storage.sqlite_log",
+    "redis": "dynlog.storage.redis_log",
+    "rediss": "dynlog.storage.redis_log",
 }
 OBJECT_STORES: Mapping[str, str] = {
     "memory": "dynlog.storage.memory_objects",
     "file": "dynlog.storage.file_objects",
 }
+_EXTRAS = {"rediss": "redis"}
 
 
 @asynccontextmanager
@@ -64,6 +67,7 @@ def _engine(url: Url, engines: Mapping[str, str], what: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("dynlog"):
             raise
+        extra = _EXTRAS.get(url.scheme, url.scheme)
         raise MissingDependency(
-            f"{url.scheme}:// needs the package {error.name!r}: pip install 'dynlog[{url.scheme}]'"
+            f"{url.scheme}:// needs the package {error.name!r}: pip install 'dynlog[{extra}]'"
         ) from None

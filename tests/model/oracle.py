@@ -57,6 +57,7 @@ class Oracle:
 
     def __init__(self, partitions: int) -> None:
         self.registered: dict[str, int] = {}
+        self.fences_at_registration = True
         self.recreate(partitions)
 
     def recreate(self, partitions: int) -> None:
@@ -79,7 +80,8 @@ class Oracle:
                 continue
             seen = touched.get(mark.producer_id) or self._known(partition, mark, time_ms)
             touched[mark.producer_id] = seen
-            if mark.epoch < max(seen.epoch, self.registered.get(mark.producer_id, 0)):
+            registered = self.registered.get(mark.producer_id, 0) if self.fences_at_registration else 0
+            if mark.epoch < max(seen.epoch, registered):
                 raise Fenced
             if mark.epoch > seen.epoch:
                 seen.epoch, seen.last, seen.offsets = mark.epoch, -1, {}

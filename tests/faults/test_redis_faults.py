@@ -1,0 +1,120 @@
+"""Redis killed, stopped, cut off, reset and half-open in the middle of appends, reads and commits: nothing acknowledged
+is lost, nothing is applied twice, and everybody goes on by itself.
+
+Set DYNLOG_SEED to the seed that a failure prints to have the same choices made again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from dynlog.open import open_log
+from dynlog.testing.redis import RedisServer
+from tests.faults.campaign import campaign
+from tests.faults.proxy import Direction, Network, Proxy
+
+pytestmark = pytest.mark.timeout(240)
+ROUNDS = 3
+OUTAGE_S = 3.0
+"""How long a fault lasts; `make soak` takes longer ones."""
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[RedisServer]:
+    """A Redis that fsyncs every append."""
+    async with RedisServer(tmp_path / "redis") as started:
+        yield started
+
+
+@pytest.fixture
+async def proxy(server: RedisServer) -> AsyncIterator[Proxy]:
+    async with Proxy(server.port) as made:
+        yield made
+
+
+@pytest.fixture
+def dice(request: pytest.FixtureRequest) -> random.Random:
+    seed = int(os.environ.get("DYNLOG_SEED") or random.SystemRandom().randrange(1 << 32))
+    print(f"{request.node.name}: seed {seed}, {ROUNDS} rounds")
+    return random.Random(seed)
+
+
+async def test_a_server_killed_and_restarted_under_load(server: RedisServer, dice: random.Random) -> None:
+    async def strike() -> None:
+        await server.kill()
+        await asyncio.sleep(dice.uniform(0, 1))
+        await server.restart()
+
+    await campaign(server.url, server.url, strike, ROUNDS, dice)
+
+
+async def test_a_server_stopped_for_three_seconds_under_load(server: RedisServer, dice: random.Random) -> None:
+    async def strike() -> None:
+        server.pause()
+        await asyncio.sleep(OUTAGE_S)
+        server.resume()
+
+    await campaign(server.url, server.url, strike, ROUNDS, dice)
+
+
+@pytest.mark.parametrize("network", [Network.CUT, Network.RESET, Network.HELD, Network.SILENT])
+async def test_a_network_that_fails_for_three_seconds_under_load(
+    server: RedisServer, proxy: Proxy, dice: random.Random, network: Network
+) -> None:
+    async def strike() -> None:
+        proxy.set(network)
+        await asyncio.sleep(OUTAGE_S)
+        proxy.mend()
+
+    url = f"redis://127.0.0.1:{proxy.port}/0"
+    await campaign(url, server.url, strike, ROUNDS, dice)
+
+
+async def test_connections_that_break_again_and_again_in_the_middle_of_a_reply(
+    server: RedisServer, proxy: Proxy, dice: random.Random
+) -> None:
+    async def strike() -> None:
+        for _ in range(10):
+            struck = asyncio.Event()
+
+            def seen(way: Direction, piece: bytes, struck: asyncio.Event = struck) -> None:
+                if way is Direction.TO_CLIENT:
+                    proxy.watch(None)
+                    proxy.break_connections(reset=bool(len(piece) % 2))
+                    struck.set()
+
+            proxy.watch(seen)
+            async with asyncio.timeout(30):
+                await struck.wait()
+
+    await campaign(f"redis://127.0.0.1:{proxy.port}/0", server.url, strike, ROUNDS, dice)
+
+
+async def test_closing_while_the_server_is_dead_stopped_or_silent_returns_in_seconds(
+    server: RedisServer, proxy: Proxy
+) -> None:
+    for fault in ("stopped", "silent", "dead"):
+        async with open_log(f"redis://127.0.0.1:{proxy.port}/0") as log:
+            await log.create_topic("t", exist_ok=True)
+            reading = asyncio.create_task(log.read(await log.position("t", 0, "end"), wait=60))
+            await asyncio.sleep(0)
+            match fault:
+                case "stopped":
+                    server.pause()
+                case "silent":
+                    proxy.set(Network.SILENT)
+                case "dead":
+                    await server.kill()
+            started = time.monotonic()
+            await log.close()
+            assert time.monotonic() - started < 8
+            await asyncio.gather(reading, return_exceptions=True)
+        server.resume()
+        proxy.mend()
