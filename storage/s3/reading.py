@@ -16,8 +16,8 @@ from dynlog.storage.s3.looking import ATTEMPTS, Found, check_there, look, unders
 from dynlog.storage.s3.work import BACKOFF, PERSISTENCE_S, Work, ended
 from dynlog.timing import Deadline
 
-READ_TOGETHER = 4
-"""Pieces that one thread reads, and hashes, in one go."""
+READ_TOGETHER = 8
+"""Pieces that one thread reads in one go, while another hashes those before and the caller has those before that."""
 
 
 class OpenBody:
@@ -30,6 +30,7 @@ class OpenBody:
         self._exchange = Exchange()
         self._response: urllib3.BaseHTTPResponse | None = None
         self._ahead: asyncio.Task[list[bytes]] | None = None
+        self._hashing: asyncio.Task[None] | None = None
         self._digest = hashlib.sha256()
 
     async def pieces(
@@ -46,8 +47,12 @@ class OpenBody:
             at += sum(map(len, chunk))
             if at < stop:
                 self._ahead = asyncio.ensure_future(self._read(found, at, stop, timeout))
-            elif whole:
-                self._verify(found)
+            if whole:
+                await self._hashed()
+                self._hashing = asyncio.ensure_future(self._work.compute(self._hash, chunk))
+                if at == stop:
+                    await self._hashed()
+                    self._verify(found)
             told = at - sum(map(len, chunk)) - start
             for piece in chunk:
                 self._work.waits.check()
@@ -167,9 +172,18 @@ class OpenBody:
             # The last two are what http.client says when the answer was closed under it.
             if not pieces:
                 raise Unreached(error) from error
+        return pieces
+
+    def _hash(self, pieces: list[bytes]) -> None:
+        """In a thread."""
         for piece in pieces:
             self._digest.update(piece)
-        return pieces
+
+    async def _hashed(self) -> None:
+        """Waits until all that was given to the digest is in it."""
+        hashing, self._hashing = self._hashing, None
+        if hashing is not None:
+            await hashing
 
     def _verify(self, found: Found) -> None:
         if self._digest.hexdigest() != found.info.sha256:
@@ -197,8 +211,11 @@ class OpenBody:
     async def end(self) -> None:
         """Closes it; what is being read ahead ends first."""
         ahead, self._ahead = self._ahead, None
+        hashing, self._hashing = self._hashing, None
         if ahead is not None:
             self._exchange.abort()
-            ahead.cancel()
-            await ended(ahead)
+        for task in (ahead, hashing):
+            if task is not None:
+                task.cancel()
+                await ended(task)
         self._drop()

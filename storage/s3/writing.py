@@ -62,9 +62,7 @@ async def store_body(
                 if second is None:
                     return await writing.whole(first)
                 await writing.part(window, first)
-                del first  # else it stays in memory as long as the put lasts
                 await writing.part(window, second)
-                del second
                 async for parcel in parcels:
                     await writing.part(window, parcel)
                 await window.rest()
@@ -138,7 +136,9 @@ class _Writing:
         self._etags[number] = await self._ask(
             self._work.client.put_part, self._wanted.name, self._upload or "", number, parcel
         )
-        self._tell(len(parcel))
+        size = len(parcel)
+        parcel.release()  # the thread that sent it holds it for a while yet, and there may be no room for one more
+        self._tell(size)
 
     async def whole(self, parcel: memoryview) -> ObjectInfo:
         """Stores a body that one request carries."""
