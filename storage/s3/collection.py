@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from dynlog.errors import ObjectNotFound
 from dynlog.objects import Collected
-from dynlog.storage.s3.description import Note, id_of
+from dynlog.storage.s3.description import Note, Reference, id_of, info_of
 from dynlog.storage.s3.failures import Refused
 from dynlog.storage.s3.looking import Found, has_expired, listing, names
 from dynlog.storage.s3.upload import ABOUT, UPLOADS, About
@@ -65,8 +65,8 @@ class Collection:
                     continue
                 if note.modified_ms > self._stale_ms:
                     continue
-                headers = await self._headers(note.name)
-                if headers is not None and id_of(headers) == name.rpartition("/")[2]:
+                said = info_of(note.name, 0, await self._headers(note.name) or {})
+                if isinstance(said, Reference) and said.note == name:
                     continue
                 if note.upload:
                     await self._abort(note)

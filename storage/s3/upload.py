@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from dynlog.errors import ConfigurationError, ObjectCorrupt, ObjectNotFound
 from dynlog.objects import Body, ObjectInfo, Progress
-from dynlog.storage.s3.description import headers_of, id_of, new_id
+from dynlog.storage.s3.description import Note, headers_of, id_of, new_id
 from dynlog.storage.s3.failures import Refused
 from dynlog.storage.s3.looking import Found, is_there, look_together, names
 from dynlog.storage.s3.parcels import PARCEL_BYTES
@@ -178,6 +178,9 @@ class S3Upload(Upload):
             await self._commit(wanted, object_id, timeout, client.put, wanted.name, b"", headers)
             return info
         upload = await self._ask(timeout, client.start_multipart, wanted.name, headers)
+        note = Note(name=wanted.name, upload=upload, modified_ms=info.modified_ms)  # what a crash leaves
+        note_name = work.names.own("notes", object_id)
+        await self._ask(timeout, client.put, note_name, note.model_dump_json().encode(), {})
         try:
             async with Window[str](COPIES_AT_ONCE) as window:
                 for number, part in enumerate(found, 1):
@@ -186,10 +189,11 @@ class S3Upload(Upload):
                         self._ask(timeout, client.copy_part, wanted.name, upload, number, source, part.etag)
                     )
                 etags = dict(enumerate(await window.rest(), 1))
-            await self._commit(wanted, object_id, timeout, client.complete, wanted.name, upload, etags, {})
         except BaseException:
             await work.clean(client.abort, wanted.name, upload)
             raise
+        await self._commit(wanted, object_id, timeout, client.complete, wanted.name, upload, etags, {})
+        await work.clean(client.delete, note_name)
         return info
 
     async def _commit(self, wanted: Wanted, object_id: str, timeout: float, function: Any, *args: Any) -> None:

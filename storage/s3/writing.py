@@ -98,6 +98,7 @@ class _Writing:
         self._note = work.names.own("notes", self._id)
         self._begun_ms = work.clock.time_ms()
         self._upload: str | None = None
+        self._committing = False
         self._etags: dict[int, str] = {}
         self._parts = 0
         self._size = 0
@@ -164,10 +165,12 @@ class _Writing:
         """Makes the object appear, on the condition that was asked for; raises ObjectExists."""
         condition: Mapping[str, str] = ABSENT if self._wanted.if_absent else {}
         for _ in range(ATTEMPTS):
+            self._committing = True
             try:
                 await self._work.write(f"put of {self._wanted.key!r}", self._timeout, request, condition)
                 return
             except Refused as error:
+                self._committing = error.transient
                 if not (error.conflict or error.code == "NoSuchUpload"):
                     raise self._work.translated(error, self._wanted.key) from error
                 # Of a request that was sent twice the first may have done it, its answer being lost.
@@ -198,25 +201,21 @@ class _Writing:
         return {"If-Match": headers.get("etag", "")}
 
     async def give_up(self) -> None:
-        """Frees what a failed put has left, as far as that can be done now."""
-        if self._upload is not None:
+        """Frees what a failed put has left, as far as that can be done now.
+
+        Not once the object may appear by a request that nobody waits for any more: it would be without its note, and
+        MinIO does not keep an abort apart from a completion that is under way.  That is for garbage collection.
+        """
+        if self._upload is not None and not self._committing:
             await self._work.clean(self._free, self._upload)
 
     def _free(self, upload: str) -> None:
-        """Forgets the upload, and then the note: an object that appeared after all must not be without it."""
-        client = self._work.client
         try:
-            client.abort(self._wanted.name, upload)
+            self._work.client.abort(self._wanted.name, upload)
         except Refused as error:
-            if not error.missing or self._is_there():
+            if not error.missing:
                 return
-        client.delete(self._note)
-
-    def _is_there(self) -> bool:
-        try:
-            return id_of(self._work.client.head(self._wanted.name)) == self._id
-        except Refused as error:
-            return not error.missing
+        self._work.client.delete(self._note)
 
     def _tell(self, size: int) -> None:
         self._done += size

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from minio import Minio
 
+from dynlog.errors import DynlogError
 from dynlog.objects import ObjectStore
 from dynlog.testing.minio import MinioServer
 from tests.s3.conftest import BUCKET
@@ -38,7 +39,8 @@ class Oracle:
     async def check(self, store: ObjectStore, server: MinioServer, prefix: str) -> None:
         """Fails unless every acknowledged body is there, whole, and nothing else is, by the store and by minio-py."""
         listed = {info.key: info async for info in store.list()}
-        assert set(self._acknowledged) <= set(listed) <= set(self._possible), "acknowledged, listed and tried differ"
+        missing, strange = set(self._acknowledged) - set(listed), set(listed) - set(self._possible)
+        assert (missing, strange) == (set(), set()), [str(await seen(store, key)) for key in missing]
         for key, info in listed.items():
             body = await store.get_bytes(key)
             assert body in self._possible[key], f"{key} is nothing that was put"
@@ -47,6 +49,14 @@ class Oracle:
         assert set(outside) == set(listed)
         for key, body in outside.items():
             assert body in self._possible[key], f"{key} is nothing that was put, says minio-py"
+
+
+async def seen(store: ObjectStore, key: str) -> object:
+    """What a look at the object says."""
+    try:
+        return await store.head(key)
+    except DynlogError as error:
+        return error
 
 
 def _outside(server: MinioServer, prefix: str) -> Mapping[str, bytes]:

@@ -30,8 +30,13 @@ SEED = int(os.environ.get("DYNLOG_SEED") or random.SystemRandom().randrange(1 <<
 async def settled(before: tuple[int, int, int]) -> None:
     """Waits until no more tasks and threads are there than before."""
     async with asyncio.timeout(PATIENCE_S):
-        while any(now > then for now, then in zip(possessions()[:2], before[:2], strict=True)):
+        while possessions()[0] > before[0] or possessions()[1] > before[1]:  # noqa: ASYNC110 - threads set no event
             await asyncio.sleep(0.02)
+
+
+async def collect(pieces: AsyncIterator[bytes], into: list[bytes]) -> None:
+    async for piece in pieces:
+        into.append(piece)
 
 
 @asynccontextmanager
@@ -119,9 +124,10 @@ async def test_a_get_that_was_cut_never_goes_on_with_another_body(minio: MinioSe
         await store.put("k.bin", b"b" * 24 * MIB)
         proxy.refuse()
         proxy.heal()
+        rest: list[bytes] = []
         with pytest.raises(ObjectStoreUnavailable, match="replaced"):
-            async for piece in reading:
-                assert set(piece) == {ord("a")}
+            await collect(reading, rest)
+        assert set(b"".join(rest)) <= {ord("a")}
 
 
 @pytest.mark.parametrize("at", [1000, 3 * MIB, 8 * MIB])
