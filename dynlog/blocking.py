@@ -30,6 +30,12 @@ class BlockingPool:
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The function's result; raises Closed after `close`."""
+        return await self.run_abortable(_nothing, function, *args, **kwargs)
+
+    async def run_abortable(
+        self, abort: Callable[[], None], function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """As `run`; ``abort`` makes the function end soon, and is called when the caller is cancelled."""
         if self._closed:
             raise Closed("the pool of threads was closed")
         submitted = self._executor.submit(function, *args, **kwargs)
@@ -40,6 +46,7 @@ class BlockingPool:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             if not submitted.cancel():
+                abort()
                 await _settle(future)
             raise
 
@@ -73,6 +80,10 @@ class BlockingPool:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _nothing() -> None:
+    """Aborts nothing: the function has to come to its end by itself."""
 
 
 async def _settle(future: asyncio.Future[Any]) -> None:

@@ -28,6 +28,7 @@ LOG_ENGINES: Mapping[str, str] = {
 OBJECT_STORES: Mapping[str, str] = {
     "memory": "dynlog.storage.memory_objects",
     "file": "dynlog.storage.file_objects",
+    "s3": "dynlog.storage.s3_objects",
 }
 _EXTRAS = {"rediss": "redis"}
 
@@ -49,7 +50,7 @@ async def open_log(url: str, *, clock: Clock = SYSTEM_CLOCK) -> AsyncIterator[Lo
 async def open_objects(url: str, *, clock: Clock = SYSTEM_CLOCK) -> AsyncIterator[ObjectStore]:
     """Opens the object store that the URL names and closes it at the end of the block.
 
-    ``memory://`` and ``memory://name`` as for logs; ``file:///path`` is a folder.
+    ``memory://`` and ``memory://name`` as for logs; ``file:///path`` is a folder, ``s3://bucket/prefix`` a bucket.
     """
     parsed = parse_url(url)
     store: ObjectStore = await _engine(parsed, OBJECT_STORES, "object store").open_url(parsed, clock)

@@ -27,6 +27,7 @@ class _Home(NamedTuple):
 GROUPS: Mapping[str, _Home] = {
     "log": _Home("dynlog.cli.log_app", "app", "Topics and records: create, append, read, describe, truncate, verify."),
     "router": _Home("dynlog.cli.router_app", "app", "A KV router whose state is rebuilt from a log: ingest, serve."),
+    "objects": _Home("dynlog.cli.objects_app", "app", "Objects and folders: put, get, ls, head, rm, gc."),
     "demo": _Home("dynlog.cli.demo", "demo", "A fleet, a router that is killed, and its state back from the log."),
 }
 

@@ -1,0 +1,221 @@
+"""A body that is being read: it goes on with the bytes that it began with, over broken connections, or raises."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator
+
+import urllib3
+
+from dynlog.errors import ObjectCorrupt, ObjectNotFound, ObjectStoreUnavailable
+from dynlog.objects import PIECE_BYTES, Progress, check_range
+from dynlog.storage.s3.connection import Exchange
+from dynlog.storage.s3.failures import NO_ANSWER, Refused, Unreached
+from dynlog.storage.s3.looking import ATTEMPTS, Found, check_there, look, understand
+from dynlog.storage.s3.work import BACKOFF, PERSISTENCE_S, Work, ended
+from dynlog.timing import Deadline
+
+READ_TOGETHER = 8
+"""Pieces that one thread reads in one go, while another hashes those before and the caller has those before that."""
+
+
+class OpenBody:
+    """One read of one object; `end` closes it, whatever state it is in."""
+
+    def __init__(self, work: Work, name: str, key: str) -> None:
+        self._work = work
+        self._name = name
+        self._key = key
+        self._exchange = Exchange()
+        self._response: urllib3.BaseHTTPResponse | None = None
+        self._ahead: asyncio.Task[list[bytes]] | None = None
+        self._hashing: asyncio.Task[None] | None = None
+        self._digest = hashlib.sha256()
+
+    async def pieces(
+        self, start: int, length: int | None, progress: Progress | None, timeout: float
+    ) -> AsyncGenerator[bytes, None]:
+        """The bytes of the range; a whole body is verified before its last piece is handed out."""
+        whole = start == 0 and length is None
+        found = await (self._open_whole(timeout) if whole else self._look(timeout))
+        start, stop = check_range(found.info, start, length)
+        whole = start == 0 and stop == found.info.size
+        at = start
+        while at < stop:
+            chunk = await self._next(found, at, stop, timeout)
+            at += sum(map(len, chunk))
+            if at < stop:
+                self._ahead = asyncio.ensure_future(self._read(found, at, stop, timeout))
+            if whole:
+                await self._hashed()
+                self._hashing = asyncio.ensure_future(self._work.compute(self._hash, chunk))
+                if at == stop:
+                    await self._hashed()
+                    self._verify(found)
+            told = at - sum(map(len, chunk)) - start
+            for piece in chunk:
+                self._work.waits.check()
+                yield piece
+                told += len(piece)
+                if progress is not None:
+                    progress(told, stop - start)
+        if whole and not found.info.size:
+            self._verify(found)
+
+    async def _next(self, found: Found, at: int, stop: int, timeout: float) -> list[bytes]:
+        """What was read ahead, or the first."""
+        ahead = self._ahead
+        if ahead is None:
+            return await self._read(found, at, stop, timeout)
+        self._work.waits.check()
+        try:
+            return await ahead
+        finally:
+            self._ahead = None
+
+    async def _look(self, timeout: float) -> Found:
+        return check_there(self._work, await look(self._work, self._name, self._key, timeout))
+
+    async def _open_whole(self, timeout: float) -> Found:
+        """Opens the body as it is now, which tells all that a look would."""
+        for _ in range(ATTEMPTS):
+            with self._work.translating(self._key):
+                response = await self._open({}, timeout)
+            found = await understand(self._work, self._key, response.headers, timeout)
+            if found is not None:
+                return check_there(self._work, found)
+            self._drop()
+        raise ObjectCorrupt(
+            "its note, which holds its SHA-256, is missing or damaged: put it again",
+            store=self._work.store,
+            key=self._key,
+        )
+
+    async def _open(self, headers: dict[str, str], timeout: float) -> urllib3.BaseHTTPResponse:
+        """Begins an answer that this body owns."""
+        work = self._work
+
+        def begin() -> None:
+            self._response = work.client.open(self._name, headers)
+
+        with work.waits.operation():
+            deadline, patience = Deadline(timeout), Deadline(min(timeout, PERSISTENCE_S))
+            for pause in BACKOFF:
+                self._exchange = Exchange()
+                async with work.waits.limit(deadline.remaining, f"get of {self._key!r}"):
+                    try:
+                        await work.step(self._exchange, begin)
+                        break
+                    except (Refused, Unreached) as error:
+                        if not error.transient or patience.remaining <= pause:
+                            raise
+                    await asyncio.sleep(pause)
+        assert self._response is not None, "begun or raised"
+        return self._response
+
+    async def _read(self, found: Found, at: int, stop: int, timeout: float) -> list[bytes]:
+        """The next pieces; goes on over a new connection where an old one broke, as long as the body is the same."""
+        work = self._work
+        patience = Deadline(PERSISTENCE_S)
+        for pause in BACKOFF:
+            with work.waits.operation():
+                if self._response is None:
+                    await self._go_on(found, at, stop, timeout)
+                async with work.waits.limit(timeout, f"get of {self._key!r}"):
+                    try:
+                        chunk = await work.step(self._exchange, self._chunk, stop - at)
+                    except Unreached as error:
+                        self._drop()
+                        if patience.remaining <= pause:
+                            raise work.translated(error, self._key) from error
+                    else:
+                        if at + sum(map(len, chunk)) == stop:
+                            self._finish()
+                        return chunk
+            await asyncio.sleep(pause)
+        raise AssertionError("a backoff has no end")
+
+    async def _go_on(self, found: Found, at: int, stop: int, timeout: float) -> None:
+        headers = {"Range": f"bytes={at}-{stop - 1}", "If-Match": found.etag}
+        try:
+            response = await self._open(headers, timeout)
+        except Refused as error:
+            if not (error.conflict or error.missing):
+                raise self._work.translated(error, self._key) from error
+            if error.missing and at == 0:
+                raise ObjectNotFound("no such object", store=self._work.store, key=self._key) from None
+            raise ObjectStoreUnavailable(
+                "it was replaced or deleted while it was being read, and the connection broke: read it again",
+                store=self._work.store, key=self._key,
+            ) from error  # fmt: skip
+        except Unreached as error:
+            raise self._work.translated(error, self._key) from error
+        if response.status != 206 and (at, stop) != (0, found.info.size):
+            self._drop()
+            raise ObjectStoreUnavailable("the server ignores ranges", store=self._work.store, key=self._key)
+
+    def _chunk(self, most: int) -> list[bytes]:
+        """Reads and hashes some pieces; in a thread."""
+        response = self._response
+        if response is None:
+            raise Unreached(OSError("closed"))
+        pieces: list[bytes] = []
+        try:
+            while len(pieces) < READ_TOGETHER and most:
+                piece = response.read(min(PIECE_BYTES, most))
+                if not piece:
+                    raise Unreached(OSError("the answer ended early"))
+                most -= len(piece)
+                pieces.append(piece)
+        except (*NO_ANSWER, ValueError, AttributeError) as error:
+            # The last two are what http.client says when the answer was closed under it.
+            if not pieces:
+                raise Unreached(error) from error
+        return pieces
+
+    def _hash(self, pieces: list[bytes]) -> None:
+        """In a thread."""
+        for piece in pieces:
+            self._digest.update(piece)
+
+    async def _hashed(self) -> None:
+        """Waits until all that was given to the digest is in it."""
+        hashing, self._hashing = self._hashing, None
+        if hashing is not None:
+            await hashing
+
+    def _verify(self, found: Found) -> None:
+        if self._digest.hexdigest() != found.info.sha256:
+            raise ObjectCorrupt(
+                f"its bytes have SHA-256 {self._digest.hexdigest()}, not the {found.info.sha256} under which they were "
+                "put: put it again",
+                store=self._work.store, key=self._key,
+            )  # fmt: skip
+
+    def _finish(self) -> None:
+        """Gives the connection back, the answer having been read to its end."""
+        response, self._response = self._response, None
+        if response is not None:
+            self._exchange.release()
+            response.release_conn()
+            response.close()
+
+    def _drop(self) -> None:
+        """Closes the connection."""
+        response, self._response = self._response, None
+        if response is not None:
+            self._exchange.abort()
+            response.close()
+
+    async def end(self) -> None:
+        """Closes it; what is being read ahead ends first."""
+        ahead, self._ahead = self._ahead, None
+        hashing, self._hashing = self._hashing, None
+        if ahead is not None:
+            self._exchange.abort()
+        for task in (ahead, hashing):
+            if task is not None:
+                task.cancel()
+                await ended(task)
+        self._drop()

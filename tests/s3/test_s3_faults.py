@@ -1,0 +1,186 @@
+"""Servers killed, paused and cut off in the middle of puts and gets: what was acknowledged is there, nothing is half.
+
+Every scenario ends with an oracle that reads the bucket by plain minio-py, and with the threads and tasks counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from dynlog.errors import DeadlineExceeded, DynlogError, ObjectStoreUnavailable
+from dynlog.objects import ObjectStore
+from dynlog.open import open_objects
+from dynlog.testing.minio import MinioServer
+from tests.conformance.object_backend import PATIENCE_S, keys, possessions
+from tests.s3.conftest import BUCKET
+from tests.s3.oracle import Oracle
+from tests.s3.proxy import Proxy
+
+MIB = 1 << 20
+PREFIX = "f"
+SEED = int(os.environ.get("DYNLOG_SEED") or random.SystemRandom().randrange(1 << 32))
+
+
+async def settled(before: tuple[int, int, int]) -> None:
+    """Waits until no more tasks and threads are there than before."""
+    async with asyncio.timeout(PATIENCE_S):
+        while possessions()[0] > before[0] or possessions()[1] > before[1]:  # noqa: ASYNC110 - threads set no event
+            await asyncio.sleep(0.02)
+
+
+async def collect(pieces: AsyncIterator[bytes], into: list[bytes]) -> None:
+    async for piece in pieces:
+        into.append(piece)
+
+
+@asynccontextmanager
+async def writing(store: ObjectStore, oracle: Oracle, writers: int = 3) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Tasks that put small and large objects without end; gives a function that waits until more were acknowledged."""
+    more = asyncio.Condition()
+
+    async def write(number: int) -> None:
+        chance = random.Random(SEED + number)
+        for turn in range(10_000):
+            key = f"{number}/{turn % 6}.bin"
+            body = chance.randbytes(chance.choice([0, 10, MIB, 6 * MIB, 11 * MIB]))
+            oracle.trying(key, body)
+            try:
+                await store.put(key, body, timeout=PATIENCE_S)
+            except ObjectStoreUnavailable:
+                await asyncio.sleep(0.05)
+                continue
+            oracle.acknowledged(key, body)
+            async with more:
+                more.notify_all()
+
+    async def acknowledged_more() -> None:
+        async with asyncio.timeout(2 * PATIENCE_S), more:
+            for _ in range(4):
+                await more.wait()
+
+    tasks = [asyncio.create_task(write(number)) for number in range(writers)]
+    try:
+        yield acknowledged_more
+    finally:
+        for task in tasks:
+            task.cancel()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes), outcomes
+
+
+@pytest.mark.parametrize("fault", ["kill", "pause", "cut"])
+async def test_no_acknowledged_object_is_missing_or_half_after(own_minio: MinioServer, fault: str) -> None:
+    print(f"DYNLOG_SEED={SEED}")
+    oracle = Oracle()
+    before = possessions()
+    async with (
+        Proxy(own_minio.port) as proxy,
+        open_objects(own_minio.url(BUCKET, PREFIX, endpoint=proxy.endpoint)) as store,
+        writing(store, oracle) as acknowledged_more,
+    ):
+        for round_number in range(3):
+            await acknowledged_more()
+            if fault == "kill":
+                await own_minio.kill()
+                await own_minio.start()
+            elif fault == "pause":
+                own_minio.pause()
+                await asyncio.sleep(3.0 if round_number == 0 else 0.5)  # what is tested is this very time
+                own_minio.resume()
+            else:
+                proxy.refuse()
+                await asyncio.sleep(3.0 if round_number == 0 else 0.5)
+                proxy.heal()
+            await acknowledged_more()
+    await settled(before)
+    async with open_objects(own_minio.url(BUCKET, PREFIX)) as store:
+        await oracle.check(store, own_minio, PREFIX)
+        await store.gc(older_than_s=0)
+        await oracle.check(store, own_minio, PREFIX)
+    assert oracle.count > 6
+
+
+@pytest.mark.parametrize("at", [100_000, 3 * MIB, 9 * MIB])
+async def test_a_get_goes_on_over_a_connection_that_was_cut(minio: MinioServer, prefix: str, at: int) -> None:
+    body = os.urandom(12 * MIB)
+    async with Proxy(minio.port) as proxy, open_objects(minio.url(BUCKET, prefix, endpoint=proxy.endpoint)) as store:
+        await store.put("k.bin", body)
+        proxy.cut_after(at)
+        assert await store.get_bytes("k.bin") == body
+        assert proxy.was_cut.is_set()
+
+
+async def test_a_get_that_was_cut_never_goes_on_with_another_body(minio: MinioServer, prefix: str) -> None:
+    async with Proxy(minio.port) as proxy, open_objects(minio.url(BUCKET, prefix, endpoint=proxy.endpoint)) as store:
+        await store.put("k.bin", b"a" * 24 * MIB)
+        reading = store.get("k.bin")
+        assert set(await anext(reading)) == {ord("a")}
+        await store.put("k.bin", b"b" * 24 * MIB)
+        proxy.refuse()
+        proxy.heal()
+        rest: list[bytes] = []
+        with pytest.raises(ObjectStoreUnavailable, match="replaced"):
+            await collect(reading, rest)
+        assert set(b"".join(rest)) <= {ord("a")}
+
+
+@pytest.mark.parametrize("at", [1000, 3 * MIB, 8 * MIB])
+async def test_a_put_goes_on_over_a_connection_that_was_cut(minio: MinioServer, prefix: str, at: int) -> None:
+    body = os.urandom(12 * MIB)
+    async with Proxy(minio.port) as proxy, open_objects(minio.url(BUCKET, prefix, endpoint=proxy.endpoint)) as store:
+        proxy.cut_after(at)
+        await store.put("k.bin", body)
+        assert proxy.was_cut.is_set()
+        assert await store.get_bytes("k.bin") == body
+
+
+async def test_a_put_whose_server_is_gone_fails_and_leaves_nothing_that_can_be_read(own_minio: MinioServer) -> None:
+    before = possessions()
+    began = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(12):
+            yield os.urandom(MIB)
+        began.set()
+        await own_minio.kill()
+        for _ in range(12):
+            yield os.urandom(MIB)
+
+    async with open_objects(own_minio.url(BUCKET, PREFIX)) as store:
+        with pytest.raises(ObjectStoreUnavailable, match=own_minio.endpoint):
+            await store.put("k.bin", body(), timeout=2)
+    await settled(before)
+    await own_minio.start()
+    async with open_objects(own_minio.url(BUCKET, PREFIX)) as store:
+        assert await keys(store) == []
+        collected = await store.gc(older_than_s=0)
+        assert collected.abandoned == 1
+        await Oracle().check(store, own_minio, PREFIX)
+
+
+async def test_a_paused_server_costs_the_deadline_and_neither_a_thread_nor_the_closing(own_minio: MinioServer) -> None:
+    before = possessions()
+    async with open_objects(own_minio.url(BUCKET, PREFIX)) as store:
+        await store.put("k.bin", b"x")
+        own_minio.pause()
+        calls: list[Awaitable[object]] = [store.head("k.bin", timeout=0.3) for _ in range(20)]
+        calls += [store.put("n.bin", b"y", timeout=0.3) for _ in range(4)]
+        async with asyncio.timeout(PATIENCE_S):
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert all(isinstance(outcome, DeadlineExceeded) for outcome in outcomes), outcomes
+        waiting = asyncio.create_task(store.head("k.bin", timeout=600))
+        await asyncio.sleep(0)
+        async with asyncio.timeout(PATIENCE_S):
+            await store.close()
+            with pytest.raises(DynlogError):
+                await waiting
+    await settled(before)
+    own_minio.resume()
+    async with open_objects(own_minio.url(BUCKET, PREFIX)) as store:
+        assert await store.get_bytes("k.bin") == b"x"
