@@ -37,8 +37,8 @@ async def open_log(
     """Opens the log that the URL names, creating it where the engine can, and closes it at the end of the block.
 
     ``memory://`` is a log of its own, ``memory://name`` is shared within the process; ``sqlite:///path/events.db`` is a
-    file on this host.  ``defaults`` are options that hold where the URL does not say otherwise; messages show the URL as
-    it was written.  Raises UnknownScheme, ConfigurationError for unknown options, and what the engine raises.
+    file on this host.  ``defaults`` are options that hold where the URL does not say otherwise; messages show the URL
+    as it was written.  Raises UnknownScheme, ConfigurationError for unknown options, and what the engine raises.
     """
     parsed = parse_url(url)
     if defaults:
