@@ -154,10 +154,13 @@ class VllmSources:
         """Stops what is no longer listed, says who is gone, starts what is new."""
         staying = {_rank(source) for source in self._listed}
         before = {_rank(source) for source in self._running} | set(self._memory.owned_by(self._owner))
-        await self._stop([source for source in self._running if source not in self._listed])
+        stopped = [source for source in self._running if source not in self._listed]
+        await self._stop(stopped)
         while not self._queue.empty():
             for item in self._handed_on(*self._queue.get_nowait()):
                 yield item
+        for source in stopped:
+            yield Noticed(NoticeKind.SOURCES, str(source), "it is no longer listed")
         for rank in sorted(before - staying):
             async for item in self._gone(rank, whole_worker=all(r.worker_id != rank.worker_id for r in staying)):
                 yield item
