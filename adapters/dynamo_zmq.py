@@ -8,16 +8,19 @@ that bring the same message store it once.
 from __future__ import annotations
 
 import asyncio
+import math
 import struct
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from typing import NamedTuple
 
 import zmq
 
 from dynlog.adapters.dynamo_envelope import decode_frame, decode_payload
 from dynlog.adapters.event_groups import event_groups
+from dynlog.adapters.reach import Reach
 from dynlog.adapters.sources import ZmqSource
-from dynlog.adapters.zmq_wait import BURST, harden, receive, wait_readable
+from dynlog.adapters.zmq_wait import BURST, connection_changes, harden, monitor, receive, wait_readable
 from dynlog.errors import ConfigurationError, MalformedEvent
 from dynlog.ingest_items import Item, Noticed, NoticeKind, Refused, Taken
 from dynlog.kvevents import KvEvent, encode_events
@@ -48,6 +51,25 @@ class PublisherSequences:
         return True, sequence - last - 1
 
 
+class _Link(NamedTuple):
+    """One source: its socket, what tells of its connections, and what there is to say about those."""
+
+    name: str
+    subscriber: zmq.Socket[bytes]
+    monitor: zmq.Socket[bytes]
+    reach: Reach
+
+    @classmethod
+    def to(cls, context: zmq.Context[zmq.Socket[bytes]], source: ZmqSource, heartbeat_s: float) -> _Link:
+        """A new one, which connects in the background."""
+        subscriber: zmq.Socket[bytes] = context.socket(zmq.SUB)
+        harden(subscriber, heartbeat_s=heartbeat_s, receive_hwm=RECEIVE_HWM)
+        subscriber.setsockopt(zmq.SUBSCRIBE, source.topic.encode())
+        link = cls(str(source), subscriber, monitor(subscriber), Reach(source))
+        subscriber.connect(source.connect_to)
+        return link
+
+
 async def dynamo_items(sources: Sequence[ZmqSource], *, heartbeat_s: float = HEARTBEAT_S) -> AsyncGenerator[Item, None]:
     """The events that the publishers (or brokers) at these addresses send, until it is closed.
 
@@ -61,27 +83,31 @@ async def dynamo_items(sources: Sequence[ZmqSource], *, heartbeat_s: float = HEA
     sequences = PublisherSequences()
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
-        subscribers = []
-        for source in sources:
-            subscriber: zmq.Socket[bytes] = context.socket(zmq.SUB)
-            harden(subscriber, heartbeat_s=heartbeat_s, receive_hwm=RECEIVE_HWM)
-            subscriber.setsockopt(zmq.SUBSCRIBE, source.topic.encode())
-            subscriber.connect(source.connect_to)
-            subscribers.append((str(source), subscriber))
+        links = [_Link.to(context, source, heartbeat_s) for source in sources]
+        for link in links:
+            yield link.reach.waiting()
         while True:
             busy = False
-            for name, subscriber in subscribers:
+            for link in links:
+                for connected in connection_changes(link.monitor):
+                    if (notice := link.reach.changed(connected=connected)) is not None:
+                        yield notice
                 for _ in range(BURST):
-                    frames = receive(subscriber)
+                    frames = receive(link.subscriber)
                     if frames is None:
                         break
                     busy = True
-                    for item in message_items(name, frames, sequences):
+                    for item in message_items(link.name, frames, sequences):
                         yield item
+            for unreached in await asyncio.gather(*[link.reach.overdue() for link in links if link.reach.left <= 0]):
+                if unreached is not None:
+                    yield unreached
             if busy:
                 await asyncio.sleep(0)
-            else:
-                await wait_readable([subscriber for _, subscriber in subscribers], None)
+                continue
+            sockets = [socket for link in links for socket in (link.subscriber, link.monitor)]
+            left = min(link.reach.left for link in links)
+            await wait_readable(sockets, None if left == math.inf else max(left, 0.0))
     finally:
         context.destroy(linger=0)
 

@@ -1,7 +1,8 @@
 """Many engines at once: one task per source, one bounded queue, and the set follows its YAML file.
 
 An entry that goes away appends ``worker_removed`` (or clears its rank, if other ranks of the worker stay), also if it
-went away while no ingest ran.  A file that cannot be read keeps the set as it was, and that is reported.
+went away while no ingest ran.  A file that cannot be read keeps the set as it was, and that is reported.  A changed
+file counts once it looked the same twice, so that one that is still being written removes nobody.
 """
 
 from __future__ import annotations
@@ -60,11 +61,14 @@ class VllmSources:
         self._queue: asyncio.Queue[tuple[Rank, list[Item] | Exception]] = asyncio.Queue(QUEUE_BURSTS)
         self._running: dict[ZmqSource, asyncio.Task[None]] = {}
         self._look_at = self._save_at = 0.0
+        self._seen: _Stamp = None
+        self._adopted: tuple[_Stamp] | None = None
+        """The file as it was when the set last followed it; nothing yet."""
 
     async def __aenter__(self) -> Self:
         self._memory = await SourceMemory.open(self._log, self._topic)
         self._block_size = await TopicBlockSize.open(self._log, self._topic)
-        self._stamp: _Stamp = _stamp(self._file) if self._file else None
+        self._seen = _stamp(self._file) if self._file else None
         self._listed = self._read()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         return self
@@ -85,8 +89,8 @@ class VllmSources:
         loop = asyncio.get_running_loop()
         try:
             await self._memory.recall_all([_rank(source) for source in self._listed], self._owner)
-            async for item in self._adjust():
-                yield item
+            self._start()
+            self._look_at = loop.time() + self._reload_s
             while True:
                 try:
                     async with asyncio.timeout(self._reload_s):
@@ -128,14 +132,21 @@ class VllmSources:
         if self._file is None:
             return
         stamp = await asyncio.to_thread(_stamp, self._file)
-        if stamp == self._stamp:
+        settled, self._seen = stamp == self._seen, stamp
+        if not settled or self._adopted == (stamp,):
             return
-        self._stamp = stamp
+        listed, refused = self._listed, ""
         try:
-            self._listed = await asyncio.to_thread(self._read)
+            listed = await asyncio.to_thread(self._read)
         except ConfigurationError as error:
-            yield Noticed(NoticeKind.SOURCES, str(self._file), f"the sources stay as they were: {error}")
+            refused = f"the sources stay as they were: {error}"
+        if await asyncio.to_thread(_stamp, self._file) != stamp:
+            return  # it was written again while it was read; the next looks will see that
+        self._adopted = (stamp,)
+        if refused:
+            yield Noticed(NoticeKind.SOURCES, str(self._file), refused)
             return
+        self._listed = listed
         async for item in self._adjust():
             yield item
 
@@ -143,13 +154,19 @@ class VllmSources:
         """Stops what is no longer listed, says who is gone, starts what is new."""
         staying = {_rank(source) for source in self._listed}
         before = {_rank(source) for source in self._running} | set(self._memory.owned_by(self._owner))
-        await self._stop([source for source in self._running if source not in self._listed])
+        stopped = [source for source in self._running if source not in self._listed]
+        await self._stop(stopped)
         while not self._queue.empty():
             for item in self._handed_on(*self._queue.get_nowait()):
                 yield item
+        for source in stopped:
+            yield Noticed(NoticeKind.SOURCES, str(source), "it is no longer listed")
         for rank in sorted(before - staying):
             async for item in self._gone(rank, whole_worker=all(r.worker_id != rank.worker_id for r in staying)):
                 yield item
+        self._start()
+
+    def _start(self) -> None:
         for source in self._listed:
             if source not in self._running:
                 self._running[source] = asyncio.create_task(self._pump(source), name=f"dynlog-source-{source}")

@@ -16,14 +16,14 @@ from types import TracebackType
 from typing import Final, Self
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
+from dynlog.adapters.reach import Reach
 from dynlog.adapters.source_memory import SourceMemory
 from dynlog.adapters.sources import ZmqSource
 from dynlog.adapters.vllm_events import EventBatch, decode_batch
 from dynlog.adapters.vllm_lineage import Action, Ask, Clear, Lineage, Take, Tell
 from dynlog.adapters.vllm_records import Rank, batch_records, clear_record, producer_of
-from dynlog.adapters.zmq_wait import BURST, harden, receive, wait_readable
+from dynlog.adapters.zmq_wait import BURST, connection_changes, harden, monitor, receive, wait_readable
 from dynlog.errors import ConfigurationError, MalformedEvent
 from dynlog.ingest_items import Item, Noticed, NoticeKind, Refused, Taken
 from dynlog.log import Log
@@ -40,7 +40,6 @@ REPLAY_HWM = 1 << 14
 END: Final = b"\xff" * 8
 BLOCK_SIZE_LABEL = "block_size"
 _SEQUENCE = struct.Struct(">Q")
-_LOST = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 
 
 class TopicBlockSize:
@@ -93,6 +92,7 @@ class VllmSource:
         self._owner = owner
         self._replay_timeout = replay_timeout_s
         self._sockets = _EngineSockets(context, source, heartbeat_s)
+        self._reach = Reach(source, f"worker {source.worker_id}")
         self._next_event_id = 0
 
     async def bursts(self) -> AsyncGenerator[list[Item], None]:
@@ -104,6 +104,7 @@ class VllmSource:
         lineage = Lineage(remembered.known, has_replay=has_replay, ended=remembered.ended)
         timer = _Timer(self._replay_timeout)
         with self._sockets as sockets:
+            yield [self._reach.waiting()]
             while True:
                 burst: list[Item] = []
                 busy = False
@@ -116,20 +117,23 @@ class VllmSource:
                         burst.append(action)
                     else:
                         burst += await self._perform(action)
+                if (unreached := await self._reach.overdue()) is not None:
+                    burst.append(unreached)
                 if burst:
                     yield burst
                 if busy:
                     await asyncio.sleep(0)
                 else:
-                    await sockets.wait(timer.left(asking=sockets.asking))
+                    await sockets.wait(min(timer.left(asking=sockets.asking), self._reach.left))
 
     def _turn(self, lineage: Lineage, timer: _Timer) -> Iterator[Action | Refused | Noticed]:
         """What one look at all sockets brings; lazily, so that an `Ask` takes effect before the next reply is read."""
         sockets = self._sockets
         live = sockets.live()
         for connected in sockets.connection_changes():
+            if (notice := self._reach.changed(connected=connected)) is not None:
+                yield notice
             if connected:
-                yield Noticed(NoticeKind.CONNECTED, str(self._source), f"worker {self.rank.worker_id}")
                 yield from lineage.connected()
             else:
                 sockets.stop_asking()
@@ -247,7 +251,7 @@ class _EngineSockets:
         self._sub: zmq.Socket[bytes] = self._context.socket(zmq.SUB)
         harden(self._sub, heartbeat_s=self._heartbeat, receive_hwm=LIVE_HWM)
         self._sub.setsockopt(zmq.SUBSCRIBE, self._source.topic.encode())
-        self._monitor: zmq.Socket[bytes] = self._sub.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | _LOST)
+        self._monitor = monitor(self._sub)
         self._sub.connect(self._source.connect_to)
         return self
 
@@ -292,8 +296,7 @@ class _EngineSockets:
 
     def connection_changes(self) -> Iterator[bool]:
         """True for each time that the engine was reached, False for each time that it was lost."""
-        while int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            yield recv_monitor_message(self._monitor, zmq.NOBLOCK)["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED
+        return connection_changes(self._monitor)
 
     async def wait(self, timeout: float) -> None:
         """Until one of them has something to read, or the time is over."""

@@ -7,13 +7,15 @@ happened inside the library, so the sockets' own EVENTS are asked before and aft
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 import zmq
+from zmq.utils.monitor import recv_monitor_message
 
 BURST = 128
 """Messages read from one socket before the others, and the event loop, have their turn."""
+_LOST = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 
 
 async def wait_readable(sockets: Sequence[zmq.Socket[bytes]], timeout: float | None) -> None:
@@ -39,6 +41,17 @@ def receive(socket: zmq.Socket[bytes]) -> list[bytes] | None:
         return socket.recv_multipart(zmq.NOBLOCK)
     except zmq.Again:
         return None
+
+
+def monitor(socket: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
+    """A socket that tells of its connections, to be made before it connects; see `connection_changes`."""
+    return socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | _LOST)
+
+
+def connection_changes(monitor: zmq.Socket[bytes]) -> Iterator[bool]:
+    """True for each time that the other end was reached, False for each time that it was lost."""
+    while int(monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+        yield recv_monitor_message(monitor, zmq.NOBLOCK)["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED
 
 
 def harden(socket: zmq.Socket[bytes], *, heartbeat_s: float, receive_hwm: int) -> None:

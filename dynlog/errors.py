@@ -153,6 +153,8 @@ class ObjectError(DynlogError):
     def __init__(self, message: str, *, store: str | None = None, key: str | None = None) -> None:
         place = [f"{name} {value!r}" for name, value in (("store", store), ("key", key)) if value is not None]
         super().__init__(f"{message} ({', '.join(place)})" if place else message)
+        self.reason = message.partition(";")[0]
+        """What happened, without the place and without what stands behind a semicolon: what to do about the object."""
         self.store = store
         self.key = key
 

@@ -37,6 +37,9 @@ PARKED_BYTES = 4096
 """Of refused input this much is parked, with the SHA-256 and size of all of it."""
 PAYLOAD_OVERHEAD = 64
 
+_LEVELS = {
+    NoticeKind.WAITING: logging.DEBUG, NoticeKind.CONNECTED: logging.INFO, NoticeKind.DUPLICATE: logging.INFO,
+}  # fmt: skip
 logger = logging.getLogger("dynlog.ingest")
 
 
@@ -54,16 +57,19 @@ class IngestStats:
     """How often each kind of thing happened."""
     missing: int = 0
     """Batches that gaps were wide, whether or not they could be filled."""
+    unreached: set[str] = field(default_factory=set)
+    """The live sources that there is no connection to."""
 
     def as_dict(self) -> dict[str, int]:
-        """The counters by name: events, blocks, records, repeats, rejected, missing, then one per kind of notice."""
+        """The counters by name: events, blocks, records, repeats, rejected, missing, then one per kind of notice,
+        and how many sources are unreached."""
         counters = {
             "events": self.events, "blocks": self.blocks, "records": self.records, "repeats": self.repeats,
             "rejected": self.rejected, "missing": self.missing,
         }  # fmt: skip
         return counters | {kind.value + "s": self.notices[kind] for kind in (NoticeKind.GAP, NoticeKind.CLEAR)} | {
             "duplicates": self.notices[NoticeKind.DUPLICATE], "unverified": self.notices[NoticeKind.UNVERIFIED],
-            "overflows": self.notices[NoticeKind.OVERFLOW],
+            "overflows": self.notices[NoticeKind.OVERFLOW], "unreached": len(self.unreached),
         }  # fmt: skip
 
 
@@ -139,8 +145,11 @@ def _note(item: Noticed, stats: IngestStats) -> None:
     stats.notices[item.kind] += 1 if item.kind is NoticeKind.GAP else item.times
     if item.kind is NoticeKind.GAP:
         stats.missing += item.times
-    quiet = item.kind in (NoticeKind.CONNECTED, NoticeKind.DUPLICATE)
-    logger.log(logging.INFO if quiet else logging.WARNING, "%s at %s: %s", item.kind.value, item.source, item.detail)
+    if item.kind in (NoticeKind.WAITING, NoticeKind.UNREACHED):
+        stats.unreached.add(item.source)
+    elif item.kind in (NoticeKind.CONNECTED, NoticeKind.SOURCES):
+        stats.unreached.discard(item.source)
+    logger.log(_LEVELS.get(item.kind, logging.WARNING), "%s at %s: %s", item.kind.value, item.source, item.detail)
 
 
 class _Entry(NamedTuple):

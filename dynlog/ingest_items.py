@@ -41,6 +41,8 @@ class NoticeKind(Enum):
     DUPLICATE = "duplicate"  # the same batch came again and was left out
     UNVERIFIED = "unverified"  # continuity is assumed: there is no replay that could prove it
     OVERFLOW = "overflow"  # a bounded buffer was full; replay has to fill the gap
+    WAITING = "waiting"  # there is no connection to a source, yet or any more
+    UNREACHED = "unreached"  # and there has been none for so long that a person should know
     CONNECTED = "connected"
     SOURCES = "sources"  # the set of sources changed, or its file could not be read
 

@@ -51,26 +51,42 @@ async def line_items(path: str, decode: Decode) -> AsyncGenerator[Item, None]:
         file = await asyncio.to_thread(_open, path)
         producer, whole_chunks = f"file:{file.digest}", True
         pieces = _file_pieces(file)
+    number, events = 1, 0
+    async with aclosing(_chunks(pieces, whole=whole_chunks)) as chunks:
+        try:
+            async for chunk in chunks:
+                for item in _items(path, producer, number, chunk, decode):
+                    yield item
+                    events += item.events if isinstance(item, Taken) else 0
+                number += len(chunk)
+        except _BrokenOffError as error:
+            raise MalformedEvent(
+                f"{path}: breaks off {error}; the {events} events of its first {number - 1} lines were taken. The good "
+                "file is another one, by another digest: all of it is appended, those events once more, which does no "
+                "harm; only the same file again changes nothing"
+            ) from None
+
+
+class _BrokenOffError(Exception):
+    """A file's content cannot be read further; says after how much, and why."""
+
+
+async def _chunks(pieces: AsyncGenerator[bytes, None], *, whole: bool) -> AsyncGenerator[list[bytes], None]:
+    """The lines, CHUNK_LINES at a time; a chunk that is not ``whole`` does not wait for the rest of it."""
     chunk: list[bytes] = []
     splitter = _Splitter()
-    number = 1
     async with aclosing(pieces):
         async for piece in pieces:
             for line in splitter.feed(piece):
                 chunk.append(line)
                 if len(chunk) == CHUNK_LINES:
-                    for item in _items(path, producer, number, chunk, decode):
-                        yield item
-                    number += len(chunk)
+                    yield chunk
                     chunk = []
-            if chunk and not whole_chunks:
-                for item in _items(path, producer, number, chunk, decode):
-                    yield item
-                number += len(chunk)
+            if chunk and not whole:
+                yield chunk
                 chunk = []
             await asyncio.sleep(0)
-    for item in _items(path, producer, number, chunk + splitter.rest(), decode):
-        yield item
+    yield chunk + splitter.rest()
 
 
 class _Group:
@@ -167,7 +183,7 @@ async def _file_pieces(file: _File) -> AsyncGenerator[bytes, None]:
             try:
                 piece = await asyncio.to_thread(body.read, READ_BYTES)
             except (OSError, EOFError, zlib.error) as error:
-                raise MalformedEvent(f"{file.path}: breaks off after {done} bytes of content: {error}") from None
+                raise _BrokenOffError(f"after {done} bytes of content ({error})") from None
             if not piece:
                 break
             done += len(piece)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dynlog.errors import MissingDependency, UnknownScheme
@@ -34,13 +35,18 @@ _EXTRAS = {"rediss": "redis"}
 
 
 @asynccontextmanager
-async def open_log(url: str, *, clock: Clock = SYSTEM_CLOCK) -> AsyncIterator[Log]:
+async def open_log(
+    url: str, *, clock: Clock = SYSTEM_CLOCK, defaults: Mapping[str, str] | None = None
+) -> AsyncIterator[Log]:
     """Opens the log that the URL names, creating it where the engine can, and closes it at the end of the block.
 
     ``memory://`` is a log of its own, ``memory://name`` is shared within the process; ``sqlite:///path/events.db`` is a
-    file on this host.  Raises UnknownScheme, ConfigurationError for unknown options, and what the engine raises.
+    file on this host.  ``defaults`` are options that hold where the URL does not say otherwise; messages show the URL
+    as it was written.  Raises UnknownScheme, ConfigurationError for unknown options, and what the engine raises.
     """
     parsed = parse_url(url)
+    if defaults:
+        parsed = replace(parsed, options={**defaults, **parsed.options})
     log: Log = await _engine(parsed, LOG_ENGINES, "log").open_url(parsed, clock)
     async with log:
         yield log

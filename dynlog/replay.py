@@ -167,6 +167,7 @@ class Replayer(Generic[P]):
         """The state to begin with: a snapshot's, newest first, or an empty one."""
         candidates = await self._snapshots.candidates(topic.incarnation) if self._snapshots is not None else []
         unavailable: ObjectStoreUnavailable | None = None
+        remedy = "" if self._snapshots is not None else "name the object store that its snapshots lie in, or "
         for candidate in candidates:
             manifest = candidate.manifest
             offsets = {p: manifest.positions.get(p, 0) for p in range(topic.partitions)}
@@ -176,6 +177,8 @@ class Replayer(Generic[P]):
                 await self._hold(offsets)  # it may have expired, if the store was very slow
             except (OffsetTruncated, LogDiverged, SnapshotCorrupt) as error:
                 rejected.append(f"snapshot {manifest.id}: {error}")
+                if isinstance(error, SnapshotCorrupt):
+                    remedy = "bring a body back from a copy of the store, or "
                 continue
             except ObjectStoreUnavailable as error:
                 unavailable = error
@@ -190,11 +193,12 @@ class Replayer(Generic[P]):
                 raise unavailable from None
             if await self._newer(topic, candidates):
                 raise  # what there was has been replaced meanwhile; begin anew
-            starts = [f"partition {s.partition} begins at {s.earliest}" for s in await self._log.partitions(topic.name)]
-            why = "; ".join(rejected) or "there is no snapshot of this topic"
+            now = await self._log.partitions(topic.name)
+            starts = [f"partition {state.partition} begins at {state.earliest}" for state in now if state.earliest]
+            why = "; ".join(rejected) or "there is none that could be looked at"
             raise StateUnrecoverable(
-                f"topic {topic.name!r}: {', '.join(starts)}, what was before is gone, and no snapshot covers it "
-                f"({why}); restore a snapshot's body, or start a new topic and have the workers report anew"
+                f"topic {topic.name!r} cannot be rebuilt: {', '.join(starts)} and no snapshot has what was before "
+                f"({why}); {remedy}start a new topic and have the workers report anew"
             ) from None
         return self._make(), self._new_dedupe(), offsets, None
 

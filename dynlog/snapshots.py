@@ -150,14 +150,18 @@ class Snapshots:
         )
         await self._log.create_topic(self._manifests, exist_ok=True)
         await self._log.append(self._manifests, 0, [manifest.record(Control.DATA)])
-        async for _ in self._read(manifest):
-            pass
+        try:
+            async for _ in self._read(manifest):
+                pass
+        except SnapshotCorrupt as error:
+            raise SnapshotCorrupt(f"snapshot {identity}: {error}") from error
         await self._log.append(self._manifests, 0, [manifest.record(Control.END)])
         await self._pin(incarnation)
         return manifest
 
     async def load(self, manifest: Manifest) -> list[bytes]:
-        """The body in pieces, size and SHA-256 checked; raises SnapshotCorrupt for anything else."""
+        """The body in pieces, size and SHA-256 checked; raises SnapshotCorrupt, which does not name the snapshot, for
+        anything else."""
         return [piece async for piece in self._read(manifest)]
 
     async def gc(self, *, keep: int = KEEP, spare_s: float = UNNAMED_SPARED_S) -> GcReport:
@@ -206,11 +210,12 @@ class Snapshots:
                 size += len(piece)
                 yield piece
         except (ObjectNotFound, ObjectCorrupt) as error:
-            raise SnapshotCorrupt(f"snapshot {manifest.id}: {error}") from error
+            said = error.reason if error.reason.startswith("its body ") else f"its body cannot be read: {error.reason}"
+            raise SnapshotCorrupt(f"{said} (store {error.store!r}, key {manifest.key!r})") from error
         if size != manifest.size or digest.hexdigest() != manifest.sha256:
             raise SnapshotCorrupt(
-                f"snapshot {manifest.id} under {manifest.key!r}: {size} bytes with SHA-256 "
-                f"{digest.hexdigest()[:16]}... instead of {manifest.size} with {manifest.sha256[:16]}..."
+                f"its body is another: {size} bytes with SHA-256 {digest.hexdigest()[:16]}... instead of "
+                f"{manifest.size} with {manifest.sha256[:16]}... (store {self._objects.url!r}, key {manifest.key!r})"
             )
 
     async def _pin(self, incarnation: str) -> None:

@@ -20,7 +20,7 @@ def truncate(
     topic: Annotated[str, typer.Argument(help="The topic.", show_default=False)],
     log: LogUrl,
     partition: Annotated[int, typer.Option(help="The partition.", show_default=False)],
-    before: Annotated[int, typer.Option(metavar="OFFSET", help="The first offset to keep.", show_default=False)],
+    before: Annotated[int, typer.Option(metavar="OFFSET", min=0, help="The first offset to keep.", show_default=False)],
     force: Annotated[
         bool, typer.Option("--force", help="Go past holders; they will get OffsetTruncated, and an event is left.")
     ] = False,

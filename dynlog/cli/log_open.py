@@ -18,21 +18,17 @@ DAMAGED: Mapping[str, Mapping[str, str]] = {"sqlite": {"create": "false", "repai
 @asynccontextmanager
 async def open_existing(url: str) -> AsyncIterator[Log]:
     """The log, which must exist; raises what `open_log` raises."""
-    async with open_log(_with(url, EXISTING)) as log:
+    async with open_log(url, defaults=_defaults(url, EXISTING)) as log:
         yield log
 
 
 @asynccontextmanager
 async def open_damaged(url: str) -> AsyncIterator[Log]:
     """The log, also where damage keeps it from being opened for use; for `Log.verify` and `Log.quarantine` only."""
-    async with open_log(_with(url, DAMAGED)) as log:
+    async with open_log(url, defaults=_defaults(url, DAMAGED)) as log:
         yield log
 
 
-def _with(url: str, wanted: Mapping[str, Mapping[str, str]]) -> str:
-    """The URL with the options of its scheme; what the user wrote stays as it is."""
-    parsed = parse_url(url)
-    for name, value in wanted.get(parsed.scheme, {}).items():
-        if name not in parsed.options:
-            url += f"{'&' if '?' in url else '?'}{name}={value}"
-    return url
+def _defaults(url: str, wanted: Mapping[str, Mapping[str, str]]) -> Mapping[str, str]:
+    """The options for its scheme; what the user wrote in the URL goes before them, and messages do not show them."""
+    return wanted.get(parse_url(url).scheme, {})

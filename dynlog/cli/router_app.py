@@ -118,6 +118,8 @@ def ingest(
 
     - `dynamo-zmq`: `tcp://HOST:PORT` of Dynamo's event plane (also `topic=`)
 
+    A live source that is not reached for 10 s is named; `unreached` counts those without a connection at the end.
+
     `--block-size` says of how many tokens the topic's blocks are, for `match` by tokens; the first to say so wins.
     """
     from dynlog.cli.diagnostics import write_diagnostics

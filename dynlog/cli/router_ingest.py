@@ -218,5 +218,10 @@ def _summary(topic: str, stats: IngestStats, seconds: float, *, stopped: bool, a
             "duplicates": f"{facts['duplicates']:,}",
             "time": f"{seconds:.2f} s, {facts['events_per_second']:,} events/s",
         }
+        | ({"unreached": _sources(len(stats.unreached))} if stats.unreached else {})
         | ({"stopped": "by a signal; all of the above is durable"} if stopped else {})
     )
+
+
+def _sources(count: int) -> str:
+    return f"{count} source{'' if count == 1 else 's'} had no connection at the end"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
 
+from dynlog.adapters import source_set
 from dynlog.adapters.source_set import VllmSources
 from dynlog.adapters.sources import parse_source, read_sources
 from dynlog.errors import ConfigurationError
@@ -15,7 +17,17 @@ from dynlog.kvevents import Kind
 from dynlog.log import Log
 from dynlog.open import open_log
 from tests.adapters.fake_engine import FakeEngine, stored
-from tests.adapters.harness import TOPIC, Watcher, everything, free_ports, held, holds, ingesting, kinds
+from tests.adapters.harness import (
+    DEADLINE_S,
+    TOPIC,
+    Watcher,
+    everything,
+    free_ports,
+    held,
+    holds,
+    ingesting,
+    kinds,
+)
 
 
 @pytest.fixture
@@ -156,6 +168,74 @@ async def test_an_entry_that_comes_back_while_its_engine_goes_on_is_read_from_th
         path.write_text("[]")
         events = await Watcher(log).until(lambda seen: kinds(seen).count(Kind.WORKER_REMOVED) == 4)
     assert held(events) == {}
+
+
+class SlowWriter:
+    """Writes a file a piece further before each of the next looks at it; it is valid YAML at every moment."""
+
+    def __init__(self, path: Path, whole: str, pieces: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._path, self._whole, self._pieces = path, whole, pieces
+        self._look = source_set._stamp
+        self._loop = asyncio.get_running_loop()
+        self._written = 0
+        self.done = asyncio.Event()
+        monkeypatch.setattr(source_set, "_stamp", self._stamp)
+
+    def _stamp(self, path: Path) -> tuple[int, int, int] | None:
+        self._written += 1
+        if self._written <= self._pieces:
+            self._path.write_text("[]" if self._written == 1 else "#" * self._written + "\n[]")
+        elif self._written == self._pieces + 1:
+            self._path.write_text(self._whole)
+        elif self._written == self._pieces + 6:
+            self._loop.call_soon_threadsafe(self.done.set)
+        return self._look(path)
+
+
+async def test_a_file_that_is_being_written_is_adopted_once_it_stands_still_and_removes_nobody_meanwhile(
+    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, first, second = tmp_path / "sources.yaml", free_ports(), free_ports()
+    path.write_text(entry(first, 1))
+    async with FakeEngine(*first) as one, FakeEngine(*second) as two, ingesting(log, sources_file=path):
+        one.publish(stored(1))
+        two.publish(stored(2))
+        await Watcher(log).until(holds(1, rank=(1, 0)))
+        async with asyncio.timeout(DEADLINE_S):
+            await SlowWriter(path, entry(first, 1) + entry(second, 2), 9, monkeypatch).done.wait()
+        await Watcher(log).until(holds(2, rank=(2, 0)))
+    assert kinds(await everything(log)) == [Kind.STORED, Kind.STORED]
+
+
+async def test_a_file_that_is_half_written_when_an_ingest_begins_removes_nobody(
+    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, ports = tmp_path / "sources.yaml", free_ports()
+    path.write_text(entry(ports, 1))
+    async with FakeEngine(*ports) as engine:
+        async with ingesting(log, sources_file=path):
+            engine.publish(stored(1))
+            await Watcher(log).until(holds(1, rank=(1, 0)))
+        writer = SlowWriter(path, entry(ports, 1), 9, monkeypatch)
+        path.write_text("[]")
+        async with ingesting(log, sources_file=path), asyncio.timeout(DEADLINE_S):
+            await writer.done.wait()
+            engine.publish(stored(2))
+            await Watcher(log).until(holds(1, 2, rank=(1, 0)))
+    assert kinds(await everything(log)) == [Kind.STORED, Kind.STORED]
+
+
+async def test_a_file_that_is_renamed_into_place_is_adopted(log: Log, tmp_path: Path) -> None:
+    path, first, second = tmp_path / "sources.yaml", free_ports(), free_ports()
+    path.write_text(entry(first, 1))
+    async with FakeEngine(*first) as one, FakeEngine(*second) as two, ingesting(log, sources_file=path):
+        one.publish(stored(1))
+        two.publish(stored(2))
+        await Watcher(log).until(holds(1, rank=(1, 0)))
+        (tmp_path / "new.yaml").write_text(entry(second, 2))
+        (tmp_path / "new.yaml").rename(path)
+        events = await Watcher(log).until(lambda seen: held(seen) == {(2, 0): {2}})
+    assert held(events) == {(2, 0): {2}}
 
 
 def test_a_rank_that_shifts_a_port_out_of_range_is_refused_before_anything_connects() -> None:

@@ -137,7 +137,7 @@ def test_a_file_that_is_no_sound_log_is_named_and_left_alone(
 
 
 def test_a_folder_that_cannot_be_written_is_named(cli: Cli) -> None:
-    folder = "/proc/self"  # not even root makes a file there
+    folder = f"/proc/{os.getpid()}"  # not even root makes a file there
     done = cli("log", "create", "events", "--log", f"sqlite://{folder}/events.db")
     assert (done.status, done.out) == (MISUSED, "")
     assert folder in done.complaint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from pathlib import Path
 
@@ -182,3 +183,17 @@ def test_a_folder_in_place_of_a_file_of_hashes_is_named(cli: Cli, log_url: str, 
     cli("log", "create", "kv")
     done = cli("router", "match", "--topic", "kv", "--hashes", str(tmp_path))
     assert (done.status, done.complaint) == (1, f"{tmp_path}: Is a directory")
+
+
+@pytest.mark.parametrize("source", ["127.0.0.1:1", "no-such-engine.invalid:5557"])
+@pytest.mark.parametrize(("form", "option"), [("vllm-zmq", "?worker_id=7"), ("dynamo-zmq", "")])
+def test_an_engine_that_is_never_reached_is_named_and_counted(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, source: str, form: str, option: str
+) -> None:
+    monkeypatch.setattr("dynlog.adapters.reach.UNREACHED_S", 0.05)
+    ingest = ["router", "ingest", "--topic", "kv", "--idle", "1s", "--format", form, f"tcp://{source}{option}"]
+    done = cli(*ingest, "--json")
+    assert done.status == 0
+    assert json.loads(done.out)["unreached"] == 1
+    assert done.err.count(f"unreached at tcp://{source}") == 1
+    assert "1 source" in next(line for line in cli(*ingest).lines if "unreached" in line)

@@ -7,7 +7,7 @@ import gzip
 import json
 import os
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 import pytest
@@ -130,11 +130,26 @@ async def test_a_worker_with_much_to_say_gets_several_records_that_each_fit_an_a
     assert await events_by_worker(log) == {1: events}
 
 
-async def test_a_broken_gzip_says_where_and_keeps_what_came_before(log: Log, tmp_path: Path) -> None:
+def cut_short(body: bytes) -> bytes:
+    return body[:-40]
+
+
+def wrong_crc(body: bytes) -> bytes:
+    return body[:-8] + bytes([body[-8] ^ 1]) + body[-7:]
+
+
+@pytest.mark.parametrize("spoil", [cut_short, wrong_crc])
+async def test_a_broken_gzip_says_where_how_many_events_were_taken_and_what_the_good_file_will_do(
+    log: Log, tmp_path: Path, spoil: Callable[[bytes], bytes]
+) -> None:
     path = write(tmp_path / "events.jsonl.gz", fleet(20_000))
-    path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(MalformedEvent, match="breaks off after"):
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(MalformedEvent, match=r"breaks off after \d+ bytes of content") as broken:
         await run(log, path)
+    taken = sum(map(len, (await events_by_worker(log)).values()))
+    assert taken > 10_000
+    assert f"the {taken} events of its first {taken} lines were taken" in str(broken.value)
+    assert "another digest" in str(broken.value)
 
 
 @pytest.mark.parametrize("name", ["missing.jsonl", "."])

@@ -12,8 +12,9 @@ import pytest
 import dynlog
 from dynlog import Log, Mark, ObjectStore, Record, Replayer, Snapshots
 from dynlog.dedupe import DedupeTable
-from dynlog.errors import StateUnrecoverable
+from dynlog.errors import SnapshotCorrupt, StateUnrecoverable
 from dynlog.manifests import Manifest
+from dynlog.objects import ObjectInfo
 from dynlog.replay import DEDUPE_SECTION, STATE_SECTION, Rebuilt
 from dynlog.timing import ManualClock
 from tests.planes.tally import Tally
@@ -106,6 +107,82 @@ async def test_without_history_and_snapshot_the_state_is_unrecoverable_and_says_
         await log.truncate("t", 0, 1)
         with pytest.raises(StateUnrecoverable, match=r"partition 0 begins at 1.*no snapshot"):
             await rebuild(log, objects)
+
+
+@pytest.mark.parametrize("damage", ["missing", "flipped", "another"])
+async def test_a_snapshot_that_is_passed_over_is_named_once_with_its_body_and_store_and_without_advice(
+    tmp_path: Path, damage: str
+) -> None:
+    async with places(tmp_path) as (log, objects, clock):
+        await say(log, 0, "a")
+        manifest = await snapshot(log, objects, clock)
+        await spoil(tmp_path, objects, manifest, damage)
+        (why,) = (await rebuild(log, objects)).report.snapshots_rejected
+        assert why.startswith(f"snapshot {manifest.id}: its body ")
+        assert why.count("snapshot ") == 1
+        assert manifest.key in why
+        assert str(tmp_path) in why
+        assert "put it again" not in why
+
+
+@pytest.mark.parametrize("damage", ["missing", "flipped", "another"])
+async def test_a_snapshot_whose_body_does_not_read_back_is_named_once_by_its_writer(
+    tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with places(tmp_path) as (log, objects, clock):
+        await say(log, 0, "a")
+        append = log.append
+
+        async def append_and_spoil(topic: str, partition: int, records: list[Record]) -> object:
+            done = await append(topic, partition, records)
+            async for info in objects.list("snapshots/"):
+                await spoil(tmp_path, objects, info, damage)
+            return done
+
+        monkeypatch.setattr(log, "append", append_and_spoil)
+        with pytest.raises(SnapshotCorrupt, match=r"^snapshot [0-9a-f]{32}: its body ") as caught:
+            await snapshot(log, objects, clock)
+        assert str(caught.value).count("snapshot ") == 1
+
+
+async def test_a_state_that_is_unrecoverable_for_a_lost_body_says_in_one_sentence_what_to_bring_back(
+    tmp_path: Path,
+) -> None:
+    async with places(tmp_path) as (log, objects, clock):
+        await say(log, 0, "a", "b")
+        manifest = await snapshot(log, objects, clock)
+        await log.truncate("t", 0, 2, force=True)
+        await objects.delete(manifest.key)
+        with pytest.raises(StateUnrecoverable) as caught:
+            await rebuild(log, objects)
+        assert str(caught.value) == (
+            "topic 't' cannot be rebuilt: partition 0 begins at 2 and no snapshot has what was before (snapshot "
+            f"{manifest.id}: its body cannot be read: no such object (store 'file://{tmp_path}/objects', key "
+            f"{manifest.key!r})); bring a body back from a copy of the store, or start a new topic and have the "
+            "workers report anew"
+        )
+
+
+async def test_a_state_that_is_unrecoverable_without_an_object_store_asks_for_the_store(tmp_path: Path) -> None:
+    async with places(tmp_path) as (log, objects, clock):
+        await say(log, 0, "a", "b")
+        await snapshot(log, objects, clock)
+        await log.truncate("t", 0, 2, force=True)
+        with pytest.raises(StateUnrecoverable, match="name the object store that its snapshots lie in, or start a new"):
+            await rebuild(log)
+
+
+async def spoil(folder: Path, objects: ObjectStore, body: Manifest | ObjectInfo, damage: str) -> None:
+    """Removes a body, flips a bit of its file, or puts another one in its place."""
+    if damage == "flipped":
+        for file in (folder / "objects").rglob("*"):
+            if file.is_file() and len(content := bytearray(file.read_bytes())) == body.size:
+                content[10] ^= 1
+                file.write_bytes(content)
+        return
+    await objects.delete(body.key)
+    if damage == "another":
+        await objects.put(body.key, b"another")
 
 
 async def test_a_snapshot_that_the_log_no_longer_reaches_back_to_is_not_used(tmp_path: Path) -> None:
