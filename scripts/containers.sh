@@ -32,7 +32,11 @@ start_dockerd() {
     dockerd=$!
     trap stop_dockerd EXIT
     for _ in $(seq 300); do
-        docker info >/dev/null 2>&1 && return
+        if docker info >/dev/null 2>&1; then
+            # What a run that was killed left; this daemon is ours alone.
+            docker container prune --force >/dev/null
+            return
+        fi
         kill -0 "$dockerd" 2>/dev/null || break
         sleep 0.1
     done

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -24,6 +25,10 @@ START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 15.0
 _POLL_S = 0.05
 _LOG_TAIL_BYTES = 4_000
+_SERVER_PORTS = (15_000, 32_000)
+"""Linux gives clients ports from 32768, others from 49152."""
+_PORT_TRIES = 200
+_RANDOM = random.SystemRandom()  # the shared generator may be seeded alike in every worker of a test run
 
 
 class ServerNotAvailable(DynlogError):
@@ -157,8 +162,14 @@ def _ends_with_its_parent() -> Sequence[str]:
 
 
 def free_port() -> int:
-    """A loopback port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A loopback port that was free a moment ago, below those that the kernel gives to clients.
+
+    A client's port could take it while the server starts or is down between `kill` and `restart`; and a client that
+    tries again and again to reach a port of its own range while nobody listens there ends up connected to itself.
+    """
+    for _ in range(_PORT_TRIES):
+        port = _RANDOM.randrange(*_SERVER_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise ServerNotAvailable(f"no free port found on 127.0.0.1 after {_PORT_TRIES} tries")

@@ -96,6 +96,12 @@ def test_what_a_container_of_ours_is_told_to_do_our_program_understands(
     assert {option for option in options if option not in shown.stdout} == set()
 
 
+def test_whoever_makes_the_topic_first_makes_the_same_one() -> None:
+    made = [container["args"] for container in containers() if container["name"] == "topic"]
+    assert len(made) == 2, "the router and the workers come up in any order"
+    assert made[0] == made[1]
+
+
 def test_the_router_is_probed_where_it_answers_and_runs_as_nobody() -> None:
     (router,) = (container for container in containers() if container["name"] == "router")
     assert router["readinessProbe"]["httpGet"]["path"] == "/readyz"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from pathlib import Path
 
 import nats
 import pytest
 
 from dynlog.testing.nats import NatsServer
-from dynlog.testing.process import ServerNotAvailable
+from dynlog.testing.process import ServerNotAvailable, free_port
 from tests.testing.user_project import refuses_connections
 
 
@@ -95,3 +96,13 @@ async def test_a_start_that_is_cancelled_leaves_no_server(tmp_path: Path) -> Non
     with pytest.raises(asyncio.CancelledError):
         await starting
     assert await refuses_connections(server.port)
+
+
+def test_a_servers_port_is_none_that_the_kernel_gives_to_clients() -> None:
+    with socket.socket() as client:
+        client.bind(("127.0.0.1", 0))
+        lowest_of_clients = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()[0])
+        assert client.getsockname()[1] >= lowest_of_clients
+    ports = [free_port() for _ in range(100)]
+    assert all(port < lowest_of_clients for port in ports)
+    assert len(set(ports)) > 90

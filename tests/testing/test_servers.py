@@ -94,6 +94,13 @@ async def test_a_missing_server_is_skipped_only_when_that_was_asked_for(tmp_path
     assert "1 passed, 2 skipped" in done.output
 
 
+async def test_without_testcontainers_the_error_names_what_to_install(tmp_path: Path) -> None:
+    hidden = "import sys\nsys.modules['testcontainers'] = None\ndef test_it(nats_server): pass\n"
+    done = await UserProject(tmp_path, hidden).run(DYNLOG_SERVERS="containers")
+    assert done.tests == {"test_it": "ERROR"}, done.output
+    assert "is not installed (pip install 'dynlog[testing]')" in done.output
+
+
 async def test_without_a_daemon_auto_takes_the_native_program_and_containers_says_why_not(tmp_path: Path) -> None:
     project = UserProject(tmp_path, "def test_it(nats_server): assert nats_server.source.startswith('process ')")
     nobody = f"unix://{tmp_path}/docker.sock"

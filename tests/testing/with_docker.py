@@ -70,6 +70,14 @@ async def test_an_image_that_cannot_be_had_is_an_error_that_names_it(tmp_path: P
     assert "the image 127.0.0.1:1/no-such-image:1 is not here and cannot be pulled" in done.output
 
 
+async def test_auto_takes_a_container_and_the_native_program_only_where_no_image_can_be_had(tmp_path: Path) -> None:
+    project = UserProject(tmp_path, "def test_it(nats_server): pass")
+    auto = {**CONTAINERS, "DYNLOG_SERVERS": "auto"}
+    assert re.search(r"dynlog had nats at \S+: container ", (await project.run(**auto)).output)
+    elsewhere = (await project.run("--dynlog-image=nats=127.0.0.1:1/no-such-image:1", **auto)).output
+    assert re.search(r"dynlog had nats at \S+: process ", elsewhere)
+
+
 async def test_a_container_that_does_not_answer_is_removed_and_its_log_is_shown(tmp_path: Path) -> None:
     # A Redis image where a NATS server is wanted: the command makes no sense to it.
     done = await UserProject(tmp_path, "def test_it(nats_server): pass").run(
