@@ -56,7 +56,7 @@ class Reach:
         self._said = True
         why = await trouble_at(self._source.connect_to)
         return Noticed(
-            NoticeKind.UNREACHED, str(self._source), f"no connection for {UNREACHED_S:g} s: {why}; it is tried on"
+            NoticeKind.UNREACHED, str(self._source), f"no connection for {UNREACHED_S:g} s, and it is tried on: {why}"
         )
 
 
@@ -76,4 +76,4 @@ async def trouble_at(endpoint: str) -> str:
             return f"the host name {host!r} was not resolved within {RESOLVE_S:g} s"
         except (OSError, UnicodeError) as error:
             return f"the host name {host!r} cannot be resolved ({getattr(error, 'strerror', None) or error})"
-    return "nobody answers there; is the engine up, and is this where it publishes?"
+    return "nobody answers; check that the engine is up and publishes there"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -146,7 +147,8 @@ def backup(
 async def _verify(url: str, topic: str | None) -> list[Damage]:
     async with open_damaged(url) as log:
         if topic is not None:
-            await log.topic(topic)
+            with suppress(LogCorrupt):  # verifying says so in its own words
+                await log.topic(topic)
         return [damage async for damage in log.verify(topic)]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dynlog.errors import ConfigurationError, DynlogError, LogCorrupt, LogFull, LogUnavailable, NotALog
 
+ADVICE = "run 'dynlog log verify', then 'dynlog log repair'"
 BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
 
@@ -37,7 +38,7 @@ def translated(error: sqlite3.Error, path: Path) -> DynlogError:
         case sqlite3.SQLITE_NOTADB:
             return NotALog(f"{path} is not a dynlog log, nor any SQLite database")
         case _:
-            return LogCorrupt(f"{path} is damaged ({error}): run 'dynlog log verify', then 'dynlog log repair'")
+            return LogCorrupt(f"{path} is damaged ({error}): {ADVICE}")
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Quarantine: what cannot be read is moved aside, becomes a recorded hole or is counted out, and nothing else changes.
 
-Runs in one transaction on a connection of its own, under the write lock.  A lost tail is another matter: the offsets
-of acknowledged records would be given out again, so it is only accepted when told to, under new incarnations.
+Runs in one transaction on a connection of its own, under the write lock; where SQLite's own pages are damaged or gone,
+on what could be salvaged of them, which replaces the log at the end.  A lost tail is another matter: the offsets of
+acknowledged records would be given out again, so it is only accepted when told to, under new incarnations.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 import uuid
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -19,18 +20,14 @@ from dynlog.storage.ledger import KEPT_EVENTS, LOSS_ACCEPTED, QUARANTINED
 from dynlog.storage.sqlite import bell, rows
 from dynlog.storage.sqlite.options import Settings
 from dynlog.storage.sqlite.rows import Census, Part, TopicRow
-from dynlog.storage.sqlite.salvage import rebuild
+from dynlog.storage.sqlite.salvage import rebuilt
 from dynlog.storage.sqlite.scan import damaged_docs, scan
-from dynlog.storage.sqlite.schema import connect
+from dynlog.storage.sqlite.schema import SET_ASIDE, connect, lenient
 from dynlog.storage.sqlite.transaction import Transaction
+from dynlog.storage.sqlite.vanished import Vanished, vanished
 from dynlog.storage.sqlite.verify import bell_damage, count_family, structure_damage
 from dynlog.topics import Damage
 
-_SET_ASIDE = (
-    "CREATE TABLE IF NOT EXISTS quarantine"
-    " (time_ms INTEGER, reason TEXT, key TEXT, topic INTEGER, partition INTEGER, base INTEGER, next INTEGER,"
-    " log_time_ms INTEGER, before INTEGER, frame BLOB)"
-)
 _ROW_ASIDE = (
     "INSERT INTO quarantine SELECT ?, ?, NULL, * FROM batches"
     " WHERE topic = ? AND partition = ? AND base >= ? AND base < ?"
@@ -50,32 +47,56 @@ class Repair(NamedTuple):
 def quarantine(repair: Repair) -> list[Damage]:
     """Sets aside what is damaged; raises LogCorrupt for a lost tail unless it is accepted, and then changes nothing."""
     reading = bell.look(repair.path)
-    with closing(connect(repair.path, "rw", repair.settings)) as db:
+    with closing(connect(repair.path, "rw", lenient(repair.settings))) as db:
         commit = rows.Head(*rows.get(db, "head")).commit
         lost = bell_damage(commit, reading, repair.path, repair.identity)
         if lost and not repair.accept_loss:
             raise LogCorrupt(f"{lost[0].reason}; restore a newer copy, or accept the loss explicitly (accept_loss)")
         found = structure_damage(repair.path, repair.settings)
         if found:
-            rebuild(db, repair.path)
-        tx = Transaction(db)
-        db.execute("BEGIN IMMEDIATE")
-        tx.begin()
-        tx.changes += 1
-        db.execute(_SET_ASIDE)
-        found += _docs(tx, repair)
-        for topic in tx.topics().values():
-            found += _topic(tx, topic, repair)
-        if lost:
-            for topic in list(tx.topics().values()):
-                _start_anew(tx, topic, lost[0].reason, repair.now_ms)
-            if isinstance(reading, bell.Reading):
-                tx.head = tx.head._replace(commit=max(tx.head.commit, reading.commit))
-        number = tx.flush()
-        db.execute("COMMIT")
+            with rebuilt(db, repair.path) as fresh:
+                found, number = _set_aside(fresh, reading, lost, found, repair)
+            with suppress(sqlite3.OperationalError):  # a reader looks at it right now; it stays in the write-ahead log
+                db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        else:
+            found, number = _set_aside(db, reading, lost, found, repair)
     if lost:
         bell.create(repair.path, uuid.UUID(repair.identity).bytes, number)
     return lost + found
+
+
+def _set_aside(
+    db: sqlite3.Connection,
+    reading: bell.Reading | bell.Broken,
+    lost: list[Damage],
+    pages: list[Damage],
+    repair: Repair,
+) -> tuple[list[Damage], int]:
+    """The one transaction: all damages but the lost tail, and the number of the commit."""
+    tx = Transaction(db)
+    db.execute("BEGIN IMMEDIATE")
+    tx.begin()
+    tx.changes += 1
+    db.execute(SET_ASIDE)
+    producers = tx.head.producers
+    found = pages + _docs(tx, repair)
+    gone = Vanished([], {}, [])
+    if pages:
+        gone = vanished(tx, producers, accept_loss=repair.accept_loss, now_ms=repair.now_ms)
+        found += gone.damages
+    for topic in tx.topics().values():
+        found += _topic(tx, topic, repair)
+        if pages:
+            detail = f"rebuilt from what could be read: {'; '.join([pages[0].reason, *gone.of_log])}"
+            tx.event(topic, repair.now_ms, QUARANTINED, detail, kept=KEPT_EVENTS)
+    for name, topic in list(tx.topics().items()):
+        if reason := lost[0].reason if lost else gone.ends.get(name):
+            _start_anew(tx, topic, reason, repair.now_ms)
+    if lost and isinstance(reading, bell.Reading):
+        tx.head = tx.head._replace(commit=max(tx.head.commit, reading.commit))
+    number = tx.flush()
+    db.execute("COMMIT")
+    return found, number
 
 
 def _docs(tx: Transaction, repair: Repair) -> list[Damage]:

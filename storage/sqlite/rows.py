@@ -30,10 +30,15 @@ import msgpack
 from dynlog.codec import seal, unseal
 from dynlog.errors import LogCorrupt, MalformedRecord
 from dynlog.marks import MarkState, Stretch
+from dynlog.storage.sqlite.failures import ADVICE as ADVICE
 from dynlog.topics import Retention, Topic
 
 PLACE = struct.Struct("<16sIqqqq")
-ADVICE = "run 'dynlog log verify', then 'dynlog log repair'"
+
+
+def reason_of(error: Exception) -> str:
+    """What is wrong, without the advice to run what found it."""
+    return str(error).replace(f"; {ADVICE}", "").replace(f": {ADVICE}", "")
 
 
 class Head(NamedTuple):

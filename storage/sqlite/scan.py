@@ -58,7 +58,7 @@ def _good_row(db: sqlite3.Connection, topic: TopicRow, partition: int, offset: i
         row = checked_row(topic, partition, values, offset)
         decoded(topic, partition, row)
     except (sqlite3.DatabaseError, LogCorrupt, UnsupportedLogVersion) as error:
-        return str(error)
+        return rows.reason_of(error)
     return row
 
 
@@ -91,5 +91,5 @@ def damaged_docs(db: sqlite3.Connection, after: str, limit: int) -> tuple[list[t
         try:
             rows.unsealed(str(key), frame)
         except (LogCorrupt, UnsupportedLogVersion) as error:
-            damaged.append((str(key), str(error)))
+            damaged.append((str(key), rows.reason_of(error)))
     return damaged, str(found[-1][0]) if len(found) == limit else None

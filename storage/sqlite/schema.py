@@ -32,6 +32,12 @@ TABLES = (
     "CREATE TABLE batches (topic INTEGER, partition INTEGER, base INTEGER, next INTEGER, log_time_ms INTEGER,"
     " before INTEGER, frame BLOB, PRIMARY KEY (topic, partition, base))",
 )
+SET_ASIDE = (
+    "CREATE TABLE IF NOT EXISTS quarantine"
+    " (time_ms INTEGER, reason TEXT, key TEXT, topic INTEGER, partition INTEGER, base INTEGER, next INTEGER,"
+    " log_time_ms INTEGER, before INTEGER, frame BLOB)"
+)
+"""What a repair could not leave in place."""
 
 Mode = Literal["ro", "rw", "rwc"]
 
@@ -42,6 +48,9 @@ def connect(path: Path, mode: Mode, settings: Settings) -> sqlite3.Connection:
         f"{path.as_uri()}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False, timeout=PATIENCE_S
     )
     try:
+        if settings.repair:
+            # Else SQLite refuses every statement on a file that has fewer pages than its header counts.
+            db.execute("PRAGMA writable_schema = ON")
         # Debian's SQLite overwrites freed pages with zeros, which costs as much as writing them did.
         db.execute("PRAGMA secure_delete = OFF")
         db.execute(f"PRAGMA synchronous = {settings.synchronous}")
@@ -54,8 +63,11 @@ def connect(path: Path, mode: Mode, settings: Settings) -> sqlite3.Connection:
 
 
 def connect_writer(path: Path, settings: Settings) -> sqlite3.Connection:
-    """The writer's connection; it waits for locks by itself.  Raises sqlite3.Error, LogCorrupt."""
-    db = connect(path, "rw", settings)
+    """The writer's connection; it waits for locks by itself.  Raises sqlite3.Error, LogCorrupt.
+
+    For a repair it cannot write either: closing it would move what is left of the write-ahead log into the database.
+    """
+    db = connect(path, "ro" if settings.repair else "rw", settings)
     try:
         page_size: int = db.execute("PRAGMA page_size").fetchone()[0]
         db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_BYTES // page_size}")
@@ -77,7 +89,7 @@ def opened(path: Path, settings: Settings) -> Iterator[tuple[str, sqlite3.Connec
     """
     # The bell is read before the database: a running writer commits first and rings then.
     reading = bell.look(path)
-    with ours(path):
+    with _plainly(path, reading, settings):
         if _is_new(path, reading, settings):
             _create(path, settings)
             reading = bell.look(path)
@@ -93,6 +105,54 @@ def opened(path: Path, settings: Settings) -> Iterator[tuple[str, sqlite3.Connec
             stack.pop_all()
 
 
+@contextlib.contextmanager
+def _plainly(path: Path, reading: bell.Reading | bell.Broken, settings: Settings) -> Iterator[None]:
+    """SQLite's errors as ours; what keeps a log from being opened even for a repair is not sent to the repair."""
+    try:
+        with ours(path):
+            yield
+    except NotALog:
+        if not isinstance(reading, bell.Reading):
+            raise
+        raise LogCorrupt(
+            f"{path} has a bell but is no database any more: it is damaged, truncated or was replaced, and nothing can "
+            "be salvaged; restore a backup"
+        ) from None
+    except LogCorrupt as error:
+        if rows.ADVICE not in str(error):
+            raise  # it has an advice of its own
+        cut = truncation(path, settings)
+        reason = rows.reason_of(error) if cut is None else f"{path} is damaged: {cut}"
+        if settings.repair:
+            own = cut is not None and not isinstance(error.__cause__, sqlite3.Error)
+            inside = f" ({rows.reason_of(error)})" if own else ""
+            raise LogCorrupt(f"{reason}{inside}, and nothing can be salvaged; restore a backup") from error
+        if cut is None:
+            raise
+        raise LogCorrupt(f"{reason}; {rows.ADVICE}") from error
+
+
+def truncation(path: Path, settings: Settings) -> str | None:
+    """What is wrong with a file that was cut off: SQLite then refuses it, unless it is told not to mind."""
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(connect(path, "ro", lenient(settings))) as db:
+        pages: int = db.execute("PRAGMA page_count").fetchone()[0]
+        try:
+            with contextlib.closing(connect(path, "ro", settings._replace(repair=False))) as strict:
+                strict.execute("PRAGMA page_count").fetchone()
+        except sqlite3.Error as error:
+            if code_of(error) == sqlite3.SQLITE_CORRUPT:
+                return (
+                    f"the database file is truncated: {path.stat().st_size} bytes ({pages} pages) are left, fewer than "
+                    "its header counts"
+                )
+    return None
+
+
+def lenient(settings: Settings) -> Settings:
+    """The settings under which also a truncated file can be looked at."""
+    return settings._replace(repair=True)
+
+
 def _is_new(path: Path, reading: bell.Reading | bell.Broken, settings: Settings) -> bool:
     """Whether nothing lies there yet; raises if something did."""
     try:
@@ -106,7 +166,7 @@ def _is_new(path: Path, reading: bell.Reading | bell.Broken, settings: Settings)
     # SQLite deletes the write-ahead log of an empty database, so this has to be judged before it opens the file.
     wal = path.with_name(path.name + "-wal")
     if wal.exists() and wal.stat().st_size:
-        raise LogCorrupt(f"{path} is empty or gone but {wal.name} is not: restore the database file, or remove both")
+        raise LogCorrupt(f"{path} is empty or gone but {wal.name} is not: restore a backup, or remove both")
     _check_emptied(path, reading, settings)
     return True
 
@@ -117,7 +177,7 @@ def _check_emptied(path: Path, reading: bell.Reading | bell.Broken, settings: Se
             raise ConfigurationError(f"there is no log at {path}; create one with 'dynlog log create'")
         return
     raise LogCorrupt(
-        f"{path} is empty or gone but its bell is not: acknowledged records are lost; restore the file, or remove "
+        f"{path} is empty or gone but its bell is not: acknowledged records are lost; restore a backup, or remove "
         f"{bell.bell_path(path).name} to begin anew"
     )
 
@@ -176,7 +236,9 @@ def _check(db: sqlite3.Connection, path: Path, reading: bell.Reading | bell.Brok
     """The identity of a sound log."""
     if _application(db) != APPLICATION_ID:
         if isinstance(reading, bell.Reading):
-            raise LogCorrupt(f"{path} has a bell but its header is not a log's: it is damaged or was replaced")
+            raise LogCorrupt(
+                f"{path} has a bell but its header is not a log's: it is damaged or was replaced; restore a backup"
+            )
         raise NotALog(f"{path} is a database of another application, not a dynlog log")
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version > FORMAT:

@@ -8,14 +8,15 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-from dynlog.errors import DynlogError, LogCorrupt
+from dynlog.errors import LogCorrupt, UnsupportedLogVersion
 from dynlog.storage.sqlite import bell, rows
+from dynlog.storage.sqlite.failures import ours, translated
 from dynlog.storage.sqlite.options import Settings
 from dynlog.storage.sqlite.readers import Readers, View
 from dynlog.storage.sqlite.reads import part_of
 from dynlog.storage.sqlite.rows import Census, TopicRow
 from dynlog.storage.sqlite.scan import damaged_docs, scan
-from dynlog.storage.sqlite.schema import connect
+from dynlog.storage.sqlite.schema import connect, lenient, truncation
 from dynlog.topics import Damage
 
 STEP_BYTES = 4 << 20
@@ -27,25 +28,37 @@ async def verify(
 ) -> AsyncIterator[Damage]:
     """Every damage of the log, or of one topic."""
     reading = bell.look(path)
-    for damage in await readers.run(lambda view: bell_damage(view.head.commit, reading, path, identity)):
-        yield damage
+    try:
+        commit = await readers.call(lambda db: rows.Head(*rows.get(db, "head")).commit)
+        for damage in bell_damage(commit, reading, path, identity):
+            yield damage
+    except LogCorrupt as error:
+        yield unreadable("the head cannot be read", error)
     if only is None:
         for damage in await readers.call(lambda _: structure_damage(path, settings)):
             yield damage
         after: str | None = ""
         while after is not None:
-            docs, after = await readers.call(_docs_step(after))
+            try:
+                docs, after = await readers.call(_docs_step(after))
+            except LogCorrupt as error:
+                yield unreadable("not all documents can be read", error)
+                break
             for key, reason in docs:
                 yield Damage(None, None, -1, -1, f"row {key!r}: {reason}")
-    names = [only] if only is not None else await readers.run(lambda view: sorted(view.topics))
-    for name in names:
+    try:
+        known = await readers.run(lambda view: view.topics)
+    except LogCorrupt as error:
+        yield unreadable("the topics cannot be listed", error)
+        return
+    for name in [only] if only is not None else sorted(known):
         topic = await readers.run(partial(View.topic, name=name))
-        for damage in await readers.run(partial(_families, topic)):
+        for damage in await readers.run(partial(_families, topic, path)):
             yield damage
         for partition in range(topic.topic.partitions):
             start: int | None = -1
             while start is not None:
-                found, start = await readers.run(_partition_step(topic, partition, start))
+                found, start = await readers.run(_partition_step(topic, partition, start, path))
                 for damage in found:
                     yield damage
 
@@ -65,12 +78,22 @@ def bell_damage(commit: int, reading: bell.Reading | bell.Broken, path: Path, id
 
 def structure_damage(path: Path, settings: Settings) -> list[Damage]:
     """What SQLite itself finds wrong with its pages."""
-    with closing(connect(path, "ro", settings)) as db:
+    cut = truncation(path, settings)
+    found = [] if cut is None else [cut]
+    with closing(connect(path, "ro", lenient(settings))) as db:
         try:
-            found = [str(row[0]) for row in db.execute("PRAGMA quick_check(100)")]
+            for (said,) in db.execute("PRAGMA quick_check(100)"):
+                found += [f"database pages: {line}" for line in str(said).splitlines() if line[:3] not in ("ok", "***")]
         except sqlite3.DatabaseError as error:
-            found = [str(error)]
-    return [Damage(None, None, -1, -1, f"database pages: {reason}") for reason in found if reason != "ok"]
+            if not isinstance(translated(error, path), LogCorrupt):
+                raise
+            found.append(f"database pages: {error}")
+    return [Damage(None, None, -1, -1, reason) for reason in found]
+
+
+def unreadable(what: str, error: LogCorrupt) -> Damage:
+    """Damage that keeps the rest from being looked at."""
+    return Damage(None, None, -1, -1, f"{what}: {rows.reason_of(error)}")
 
 
 def family_damage(db: sqlite3.Connection, topic: TopicRow) -> list[Damage]:
@@ -84,7 +107,7 @@ def family_damage(db: sqlite3.Connection, topic: TopicRow) -> list[Damage]:
             (rows.event_key(topic.id), census.next_event - census.first_event),
         ]
     except LogCorrupt as error:
-        return [Damage(topic.topic.name, None, -1, -1, str(error))]
+        return [Damage(topic.topic.name, None, -1, -1, rows.reason_of(error))]
     for prefix, count in families:
         there = count_family(db, prefix)
         if there != count:
@@ -92,8 +115,12 @@ def family_damage(db: sqlite3.Connection, topic: TopicRow) -> list[Damage]:
     return found
 
 
-def _families(topic: TopicRow, view: View) -> list[Damage]:
-    return family_damage(view.db, topic)
+def _families(topic: TopicRow, path: Path, view: View) -> list[Damage]:
+    try:
+        with ours(path):
+            return family_damage(view.db, topic)
+    except LogCorrupt as error:
+        return [Damage(topic.topic.name, None, -1, -1, rows.reason_of(error))]
 
 
 def count_family(db: sqlite3.Connection, prefix: str) -> int:
@@ -108,7 +135,9 @@ def _docs_step(after: str) -> Callable[[sqlite3.Connection], tuple[list[tuple[st
     return lambda db: damaged_docs(db, after, STEP_DOCS)
 
 
-def _partition_step(topic: TopicRow, partition: int, start: int) -> Callable[[View], tuple[list[Damage], int | None]]:
+def _partition_step(
+    topic: TopicRow, partition: int, start: int, path: Path
+) -> Callable[[View], tuple[list[Damage], int | None]]:
     """Some megabytes of a partition: the damages, and where to go on."""
 
     def work(view: View) -> tuple[list[Damage], int | None]:
@@ -118,25 +147,27 @@ def _partition_step(topic: TopicRow, partition: int, start: int) -> Callable[[Vi
             return [], None  # deleted meanwhile
         found: list[Damage] = []
         try:
-            part = part_of(view, topic, partition)
-            if start < 0:
-                found += _marks(view.db, topic, partition, part.marks)
-            size = 0
-            for item in scan(view.db, topic, partition, part, max(start, part.earliest)):
-                if isinstance(item, Damage):
-                    found.append(item)
-                    continue
-                size += len(item.frame)
-                if size > STEP_BYTES:
-                    return found, item.next
-        except DynlogError as error:
-            found.append(Damage(name, partition, -1, -1, str(error)))
+            with ours(path):
+                part = part_of(view, topic, partition)
+                if start < 0:
+                    found += mark_damage(view.db, topic, partition, part.marks)
+                size = 0
+                for item in scan(view.db, topic, partition, part, max(start, part.earliest)):
+                    if isinstance(item, Damage):
+                        found.append(item)
+                        continue
+                    size += len(item.frame)
+                    if size > STEP_BYTES:
+                        return found, item.next
+        except (LogCorrupt, UnsupportedLogVersion) as error:
+            found.append(Damage(name, partition, -1, -1, rows.reason_of(error)))
         return found, None
 
     return work
 
 
-def _marks(db: sqlite3.Connection, topic: TopicRow, partition: int, count: int) -> list[Damage]:
+def mark_damage(db: sqlite3.Connection, topic: TopicRow, partition: int, count: int) -> list[Damage]:
+    """Producers of a partition that are not as many as were counted."""
     there = count_family(db, rows.mark_key(topic.id, partition))
     if there == count:
         return []

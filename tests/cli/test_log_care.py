@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -195,3 +196,48 @@ def test_a_topic_is_only_deleted_when_that_was_confirmed(cli: Cli) -> None:
     assert len(cli("log", "read", "events").lines) == 10
     assert cli("log", "delete", "events", "--yes").status == 0
     assert cli("log", "read", "events").status == 1
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_a_truncated_log_is_named_by_verify_and_goes_on_after_repair(cli: Cli, log_url: str, share: float) -> None:
+    cli("log", "append", "events", "--partition", "1", stdin="".join(f"{n} {'y' * 500}\n" for n in range(300)))
+    for _ in range(9):
+        cli("log", "append", "events", "--partition", "1", stdin="z" * 9000)
+    path = Path(log_url.removeprefix("sqlite://"))
+    size = int(path.stat().st_size * share)
+    os.truncate(path, size)
+
+    listing = cli("log", "topics")
+    assert listing.status == 1
+    assert f"truncated: {size} bytes" in listing.complaint
+    assert "dynlog log verify" in listing.complaint
+    for looking in (["verify"], ["repair"]):
+        done = cli("log", *looking, "--json")
+        assert done.status == 1
+        assert "truncated" in json.loads(done.out)[0]["reason"]
+        assert any(found["partition"] == 1 for found in json.loads(done.out))
+        assert "run 'dynlog log verify'" not in done.out + done.err
+    assert path.stat().st_size == size, "looking changes nothing"
+
+    assert cli("log", "repair", "--quarantine").status == 0
+    assert cli("log", "verify").status == 0
+    kept = cli("log", "read", "events", "--partition", "0").lines
+    assert len(kept) == (10 if share > 0.5 else 0), "their page lies behind the large records that came later"
+    before = len(cli("log", "read", "events", "--partition", "1").lines)
+    assert cli("log", "append", "events", "--partition", "1", stdin="on\n").status == 0
+    assert len(cli("log", "read", "events", "--partition", "1").lines) == before + 1
+    assert "truncated" in str(described(cli)["topics"][0]["events"])
+
+
+@pytest.mark.parametrize("size", [0, 10, 100, 3000, 4096])
+def test_where_nothing_can_be_salvaged_every_command_says_so_and_advises_a_backup(
+    cli: Cli, log_url: str, size: int
+) -> None:
+    path = Path(log_url.removeprefix("sqlite://"))
+    os.truncate(path, size)
+    for command in (["verify"], ["repair"], ["repair", "--quarantine"], ["repair", "--quarantine", "--accept-loss"]):
+        done = cli("log", *command)
+        assert (done.status, done.out) == (1, "")
+        assert "restore a backup" in done.complaint
+        assert "run 'dynlog log verify'" not in done.complaint
+        assert path.stat().st_size == size

@@ -135,7 +135,9 @@ async def test_a_state_that_cannot_be_rebuilt_ends_the_server_with_one_line(url:
         outcome = await server.ended()
 
     assert outcome.status == 1
-    assert outcome.err.splitlines()[-1].startswith("dynlog: error: topic 'kv': partition 0 begins at 10")
+    assert outcome.err.splitlines()[-1].startswith(
+        "dynlog: error: topic 'kv' cannot be rebuilt: partition 0 begins at 10"
+    )
 
 
 async def test_sigterm_during_a_request_that_never_ends_ends_the_server_in_time(url: str) -> None:
