@@ -2,8 +2,8 @@
 
     python -m tests.consume.worker URL TOPIC GROUP NOTES [--guarantee NAME] [--halt PLACE BODY] [--effects TOPIC]
 
-Each handled record is a line ``time partition offset body`` in NOTES.  With ``--halt`` the process hangs at that place
-of handling that record (``before`` handling, ``handled``, or ``effect``: after its effects are in the log and before
+Each handled record is a line ``time partition offset body`` in NOTES.  With ``--halt`` the process hangs there while
+handling that record (``before`` handling, ``handled``, or ``effect``: after its effects are in the log and before
 the commit), after it wrote ``halted`` to stdout.
 """
 
@@ -22,25 +22,25 @@ from dynlog.record import Record
 
 
 async def work(options: argparse.Namespace) -> None:
-    notes = Path(options.notes)
+    def note(line: str) -> None:
+        with Path(options.notes).open("a") as file:
+            file.write(line)
 
-    async def halt(place: str, delivery: Delivery) -> None:
+    def halt(place: str, delivery: Delivery) -> None:
         if options.halt == [place, bytes(delivery.record.parts[0]).decode()]:
             print("halted", flush=True)
-            await asyncio.sleep(3600)
+            time.sleep(3600)  # the whole process, so that no commit follows
 
     async def handle(delivery: Delivery) -> None:
         text = bytes(delivery.record.parts[0]).decode()
-        await halt("before", delivery)
-        with notes.open("a") as file:
-            file.write(f"{time.monotonic()} {delivery.partition} {delivery.offset} {text}\n")
-        await halt("handled", delivery)
+        halt("before", delivery)
+        note(f"{time.monotonic()} {delivery.partition} {delivery.offset} {text}\n")
+        halt("handled", delivery)
         if options.effects:
             for number in range(2):
                 delivery.emit(options.effects, Record(parts=(f"{text}/{number}".encode(),), key=delivery.record.key))
             await delivery.ack()
-            await consumer.commit() if text == options.commit_after else None
-            await halt("effect", delivery)
+            halt("effect", delivery)
 
     settings = ConsumerSettings(guarantee=Guarantee[options.guarantee])
     async with (
@@ -58,5 +58,4 @@ if __name__ == "__main__":
     parser.add_argument("--guarantee", default="AT_LEAST_ONCE")
     parser.add_argument("--halt", nargs=2, default=None)
     parser.add_argument("--effects", default=None)
-    parser.add_argument("--commit-after", default=None)
     asyncio.run(work(parser.parse_args()))

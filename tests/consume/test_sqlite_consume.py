@@ -1,0 +1,13 @@
+"""Consumption on the SQLite engine, among many processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.consume.suite_group import GroupSuite
+from tests.consume.suite_killed import KilledSuite
+
+
+class TestSqliteConsume(GroupSuite, KilledSuite):
+    def url(self, tmp_path: Path) -> str:
+        return f"sqlite://{tmp_path / 'events.db'}"
