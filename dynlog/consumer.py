@@ -19,15 +19,15 @@ from contextlib import asynccontextmanager, suppress
 from enum import Enum
 from typing import Self
 
-from dynlog.batch import Position
 from dynlog.budget import Budget
 from dynlog.dead_letters import Story, park
 from dynlog.delivery import DeliveryPolicy
 from dynlog.effects import Cause, append_effects
-from dynlog.errors import Closed, CommitFenced, DeadlineExceeded, DynlogError, LogUnavailable, OutcomeUnknown
+from dynlog.errors import Closed, CommitFenced, DynlogError
 from dynlog.holding import Follower, Holding, Sole
 from dynlog.intake import ConsumerSettings, Counts, Guarantee, Intake
-from dynlog.lane import Lane, LaneState, Ready, Room
+from dynlog.lane import Lane, Ready, Room
+from dynlog.lanes import PASSING, Lanes, first_of
 from dynlog.log import Log
 from dynlog.membership import Membership
 from dynlog.received import Delivery
@@ -35,11 +35,9 @@ from dynlog.timing import Backoff
 from dynlog.topics import Topic, check_name
 
 logger = logging.getLogger(__name__)
-COMMIT_EVERY_S = 0.05
 HEALTH_S = 0.05
 CLOSING_S = 10.0
 DEFAULTS = ConsumerSettings()
-PASSING = (LogUnavailable, DeadlineExceeded, OutcomeUnknown)
 
 Handler = Callable[[Delivery], Awaitable[object]]
 
@@ -64,12 +62,9 @@ class Consumer:
         self._room = Room(Budget(settings.max_in_flight), Budget(settings.max_in_flight_bytes))
         self._ready = Ready()
         self._intake = Intake(log, topic, name, settings, self._room, self)
-        self._lanes: dict[int, Lane] = {}
+        self._lanes = Lanes(topic, holding, settings, self._room, self._ready, self._intake)
         self._state = _State.OPEN
         self._failure: BaseException | None = None
-        self._dirty = asyncio.Event()
-        self._draining: set[int] = set()
-        self._tasks: asyncio.TaskGroup | None = None
 
     @classmethod
     @asynccontextmanager
@@ -113,7 +108,7 @@ class Consumer:
     @property
     def partitions(self) -> frozenset[int]:
         """The partitions that it reads now."""
-        return frozenset(p for p, lane in self._lanes.items() if lane.state is LaneState.OPEN)
+        return self._lanes.open
 
     @property
     def in_flight(self) -> int:
@@ -182,7 +177,7 @@ class Consumer:
                 for number in range(concurrency):
                     workers.create_task(self._work(handler), name=f"dynlog-consumer-{number}")
         except BaseExceptionGroup as failures:
-            raise failures.exceptions[0] from None
+            raise first_of(failures) from None
 
     async def _work(self, handler: Handler) -> None:
         async for delivery in self:
@@ -205,16 +200,15 @@ class Consumer:
         if self._state is _State.OPEN:
             self._state = _State.STOPPING
         self._ready.wake()
-        for lane in self._lanes.values():
-            lane.drain()
+        self._lanes.drain()
         deadline = time.monotonic() + self._settings.drain_s
-        for lane in list(self._lanes.values()):
+        for lane in self._lanes.all:
             if not await lane.quiet(max(deadline - time.monotonic(), 0.0)):
-                self._lose(lane)
+                self._lanes.lose(lane)
 
     async def commit(self) -> None:
         """Stores durably how far everything is done; otherwise that happens by itself, many times a second."""
-        await self._commit_all(list(self._lanes.values()))
+        await self._lanes.commit(self._lanes.all)
 
     # What becomes of a delivery (`Settler`)
 
@@ -227,7 +221,7 @@ class Consumer:
             raise CommitFenced("the partition was lost meanwhile", topic=self._topic.name, partition=lane.partition)
         lane.finish(delivery)
         self.counts.done += 1
-        self._dirty.set()
+        self._lanes.advanced()
 
     async def reject(self, delivery: Delivery, delay: float | None, error: BaseException | None) -> None:
         """Again later, or parked."""
@@ -248,7 +242,7 @@ class Consumer:
         if not delivery.settled:
             lane.finish(delivery)
             self.counts.parked += 1
-            self._dirty.set()
+            self._lanes.advanced()
 
     def _cause(self, delivery: Delivery) -> Cause:
         return Cause(
@@ -267,7 +261,7 @@ class Consumer:
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[Self]:
         await self._holding.enter()
-        background = asyncio.create_task(self._background(), name=f"dynlog-consumer-{self._topic.name}")
+        background = asyncio.create_task(self._lanes.run(self._failed), name=f"dynlog-consumer-{self._topic.name}")
         try:
             yield self
         finally:
@@ -277,7 +271,7 @@ class Consumer:
                         await self._finish()
             finally:
                 self._state = _State.CLOSED
-                for lane in self._lanes.values():
+                for lane in self._lanes.all:
                     lane.lose()
                 background.cancel()
                 await asyncio.gather(background, return_exceptions=True)
@@ -285,119 +279,22 @@ class Consumer:
 
     async def _finish(self) -> None:
         """The last commit and the last word.  What is still in the user's hands is given back."""
-        for lane in self._lanes.values():
-            lane.drain()
+        self._lanes.drain()
         if self._state is not _State.FAILED:
             with suppress(DynlogError):
                 await self.commit()
-        for lane in self._lanes.values():
+        for lane in self._lanes.all:
             lane.lose()
         await self._holding.leave()
 
-    async def _background(self) -> None:
-        try:
-            async with asyncio.TaskGroup() as self._tasks:
-                self._tasks.create_task(self._holding.run(), name="dynlog-consumer-holding")
-                self._tasks.create_task(self._balance(), name="dynlog-consumer-balance")
-                self._tasks.create_task(self._commits(), name="dynlog-consumer-commits")
-        except BaseExceptionGroup as failures:
-            self._failure = _first(failures)
-            self._state = _State.FAILED
-            for lane in self._lanes.values():
-                lane.lose()
-            self._ready.wake()
-
-    async def _balance(self) -> None:
-        """Begins what this consumer may read, and lets go of what it may not."""
-        while True:
-            seen = self._holding.changes.count
-            epoch, mine = self._holding.epoch, self._holding.mine
-            for lane in list(self._lanes.values()):
-                if lane.epoch != epoch or lane.partition not in mine:
-                    self._lose(lane)
-            for partition in self._holding.leaving - self._draining:
-                assert self._tasks is not None
-                self._draining.add(partition)
-                self._tasks.create_task(self._hand_over(partition), name=f"dynlog-consumer-leave-{partition}")
-            begun = self._holding.startable - self._lanes.keys() - self._draining
-            if begun and self._state is _State.OPEN:
-                try:
-                    starts = await self._holding.starts(begun)
-                except PASSING:
-                    await asyncio.sleep(COMMIT_EVERY_S)
-                    continue
-                if self._holding.epoch != epoch:
-                    continue
-                for partition in begun & self._holding.mine:
-                    self._begin(partition, starts[partition])
-            await self._holding.changes.beyond(seen)
-
-    def _begin(self, partition: int, offset: int) -> None:
-        start = Position(self._topic.name, self._topic.incarnation, partition, offset)
-        lane = self._lanes[partition] = Lane(start, self._holding.epoch, self._room, self._ready)
-        assert self._tasks is not None
-        lane.pump = self._tasks.create_task(self._intake.fill(lane), name=f"dynlog-consumer-read-{partition}")
-
-    async def _hand_over(self, partition: int) -> None:
-        """Finishes what is in hands, commits, and releases the partition."""
-        try:
-            lane = self._lanes.get(partition)
-            if lane is not None:
-                lane.drain()
-                await lane.quiet(self._settings.drain_s)
-                with suppress(*PASSING):  # what is not committed is delivered again
-                    await self._commit_all([lane])
-                if self._lanes.get(partition) is lane:
-                    self._lose(lane)
-            for pause in Backoff():
-                if partition not in self._holding.leaving:
-                    return
-                try:
-                    await self._holding.release(partition)
-                except PASSING:
-                    await asyncio.sleep(pause)
-        finally:
-            self._draining.discard(partition)
-            self._holding.changes.notify()
-
-    def _lose(self, lane: Lane) -> None:
-        self.counts.lost += len(lane.live)
-        lane.lose()
-        if self._lanes.get(lane.partition) is lane:
-            del self._lanes[lane.partition]
-
-    async def _commits(self) -> None:
-        while True:
-            await self._dirty.wait()
-            self._dirty.clear()
-            try:
-                await self._commit_all(list(self._lanes.values()))
-            except PASSING as error:
-                logger.warning("committing %s: %s; trying again", self._topic.name, error)
-                self._dirty.set()
-            await asyncio.sleep(COMMIT_EVERY_S)
-
-    async def _commit_all(self, lanes: list[Lane]) -> None:
-        if self._settings.guarantee is Guarantee.AT_MOST_ONCE:
-            return  # every record was committed before it was handed out
-        due = [lane for lane in lanes if lane.state is not LaneState.LOST and lane.watermark.position > lane.committed]
-        for epoch in {lane.epoch for lane in due}:
-            positions = {lane.partition: lane.watermark.position for lane in due if lane.epoch == epoch}
-            kept = await self._holding.commit(epoch, positions)
-            for lane in due:
-                if lane.epoch == epoch and lane.partition in kept:
-                    lane.committed = max(lane.committed, positions[lane.partition])
+    def _failed(self, error: BaseException) -> None:
+        self._failure, self._state = error, _State.FAILED
+        for lane in self._lanes.all:
+            lane.lose()
+        self._ready.wake()
 
     def _check(self) -> None:
         if self._failure is not None:
             raise self._failure
         if self._state is _State.CLOSED:
             raise Closed("the consumer is closed")
-
-
-def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first failure of a group, however deep."""
-    found: BaseException = failures
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found
