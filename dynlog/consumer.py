@@ -187,10 +187,10 @@ class Consumer:
         with suppress(CommitFenced):  # counted where the partition was lost
             try:
                 async with asyncio.timeout(None) as scope:
-                    delivery.cancelled_by(scope)
-                    await handler(delivery)
-                    if not delivery.settled:
-                        await delivery.ack()
+                    with delivery.cancelling(scope):
+                        await handler(delivery)
+                        if not delivery.settled:
+                            await delivery.ack()
             except Exception as error:
                 if not delivery.settled:
                     await delivery.nack(error=error)

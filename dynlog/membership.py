@@ -19,7 +19,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from dynlog.batch import Position
-from dynlog.errors import CommitFenced, DeadlineExceeded, DynlogError, LogUnavailable, OffsetTruncated, OutcomeUnknown
+from dynlog.errors import (
+    CommitFenced,
+    DeadlineExceeded,
+    DynlogError,
+    LogDiverged,
+    LogUnavailable,
+    OffsetTruncated,
+    OutcomeUnknown,
+)
 from dynlog.group import GroupFold
 from dynlog.group_records import Beat, Expire, Generation, Join, Leave, Release
 from dynlog.group_topic import KEPT_RECORDS, load, make_group_topic, say, take_picture
@@ -55,6 +63,7 @@ class Membership:
         self._rejoined = 0
         self._id = ""
         self._joined_at = -1
+        self._left = False
         self._heard: dict[str, tuple[int, float]] = {}
         self._acknowledged = 0.0
 
@@ -130,7 +139,8 @@ class Membership:
                 self._heard.clear()  # what could not be heard is nobody's silence
                 await asyncio.sleep(self._timing.heartbeat_s)
                 continue
-            if self._position.offset > self._joined_at and self._id not in self._state.members:
+            gone = self._position.offset > self._joined_at and self._id not in self._state.members
+            if gone and not self._left:
                 logger.warning("group %s on %s: %s was expired and joins anew", self._group, self._topic.name, self._id)
                 self._rejoined += 1
                 self.changes.notify()
@@ -191,6 +201,8 @@ class Membership:
 
     async def _open_generation(self) -> None:
         name, covers = self._topic.name, self._position.offset
+        if (await self._log.topic(name)).incarnation != self._topic.incarnation:
+            raise LogDiverged("the topic was deleted and created anew while it was consumed", topic=name)
         number = await self._log.open_generation(self._group, name)
         known = (await self._log.committed(self._group, name)).positions
         if len(known) < self._topic.partitions:
@@ -241,9 +253,9 @@ class Membership:
         await self._folded(said + 1, Deadline(FENCED_PATIENCE_S))
 
     async def leave(self) -> None:
-        if self._id:
-            with suppress(DynlogError):
-                await say(self._log, self._position.topic, Leave(self._id))
+        self._left = True
+        with suppress(DynlogError):
+            await self._say(Leave(self._id))
 
 
 def _now() -> float:

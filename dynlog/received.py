@@ -7,6 +7,8 @@ its consumer is gone.  After the partition went to another member both raise Com
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from typing import Protocol
 
@@ -86,9 +88,14 @@ class Delivery:
         self.effects.clear()
         await self._settler.reject(self, delay, error)
 
-    def cancelled_by(self, scope: asyncio.Timeout) -> None:
-        """Lets the loss of the delivery end the block under that timeout."""
+    @contextmanager
+    def cancelling(self, scope: asyncio.Timeout) -> Iterator[None]:
+        """Lets the loss of the delivery end the block, which stands under that timeout."""
         self._scope = scope
+        try:
+            yield
+        finally:
+            self._scope = None  # a timeout that is over cannot be moved
 
     def lose(self) -> None:
         """It is another member's now; whoever handles it is stopped."""

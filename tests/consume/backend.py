@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from dynlog.consumer import Consumer
 from dynlog.intake import ConsumerSettings
 from dynlog.log import Log
 from dynlog.open import open_log
+from dynlog.reader import Reader
 from dynlog.received import Delivery
 from dynlog.record import Record
 from dynlog.retry import RetryPolicy
-from tests.conformance.backend import PATIENCE_S, TOPIC, LogBackend, stored
+from tests.conformance.backend import PATIENCE_S, TOPIC, LogBackend
 
 GROUP = "workers"
 QUICK = RetryPolicy(max_attempts=3, first_s=0.01, most_s=0.02)
@@ -85,14 +86,10 @@ async def committed(log: Log, group: str = GROUP, topic: str = TOPIC) -> dict[in
     return dict((await log.committed(group, topic)).positions)
 
 
-async def bodies_of(log: Log, topic: str, partitions: int = 1) -> list[str]:
-    """The first parts of everything in a topic."""
-    return [
-        bytes(item.record.parts[0]).decode()
-        for partition in range(partitions)
-        for item in await stored(log, topic, partition)
-        if item.record.parts
-    ]
-
-
-Handler = Callable[[Delivery], Awaitable[None]]
+async def bodies_of(log: Log, topic: str) -> list[str]:
+    """The first parts of everything in a topic, as any reader sees it: each record once."""
+    found: list[str] = []
+    async with await Reader.open(log, topic) as reader:
+        while (batch := await reader.next(0.2)) is not None:
+            found += [bytes(parts[0]).decode() for parts in batch.bodies if parts]
+    return found

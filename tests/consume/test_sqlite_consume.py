@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.consume.suite_admin import AdminSuite
+from tests.consume.suite_copy import CopySuite
+from tests.consume.suite_delivery import DeliverySuite
 from tests.consume.suite_group import GroupSuite
 from tests.consume.suite_killed import KilledSuite
 
 
-class TestSqliteConsume(GroupSuite, KilledSuite):
+class TestSqliteConsume(GroupSuite, DeliverySuite, AdminSuite, CopySuite, KilledSuite):
     def url(self, tmp_path: Path) -> str:
         return f"sqlite://{tmp_path / 'events.db'}"
