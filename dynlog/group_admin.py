@@ -182,8 +182,9 @@ async def remove_group(log: Log, topic: str, group: str, *, force: bool = False)
 async def _refuse_if_alive(log: Log, topic: str, group: str, force: bool) -> None:
     alive = [] if force else await live_members(log, topic, group)
     if alive:
+        others = f" and {len(alive) - 1} more" if len(alive) > 1 else ""
         raise GroupBusy(
-            f"group {group!r} has {len(alive)} live members, among them {alive[0]}: stop them first, or force it and "
+            f"group {group!r} has a live member, {alive[0]}{others}: stop them first, or force it and "
             "they start over from there",
             topic=topic,
         )

@@ -80,6 +80,7 @@ class AdminSuite(ConsumeBackend):
             with pytest.raises(GroupBusy):
                 await seek(log, TOPIC, GROUP, {0: 1})
             await seek(log, TOPIC, GROUP, {0: 1}, force=True)
+            await until(lambda: held.settled, "it was announced to the member")
             assert [body(d) for d in await take(consumer, 4)] == ["r1", "r2", "r3", "r4"]
             with pytest.raises(CommitFenced):
                 await held.ack()
