@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dynlog.batch import Position
-from dynlog.errors import ConfigurationError, LogError, OffsetTruncated, TopicNotFound
+from dynlog.errors import ConfigurationError, GroupBusy, OffsetTruncated, TopicNotFound
 from dynlog.group import GroupFold
 from dynlog.group_records import Generation
 from dynlog.group_topic import GROUP_LABEL, TOPIC_LABEL, find_group_topics, group_topic, load, say
@@ -46,10 +46,6 @@ class GroupPicture:
     generation: int
     members: Mapping[str, str]
     lags: tuple[Lag, ...]
-
-
-class GroupBusy(LogError):
-    """Members of the group are alive: stop them first, or force it and they start over."""
 
 
 async def list_groups(log: Log, topic: str | None = None) -> list[tuple[str, str]]:

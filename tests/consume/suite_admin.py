@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dynlog.errors import CommitFenced, ConfigurationError, DynlogError, LogDiverged, OffsetTruncated
-from dynlog.group_admin import GroupBusy, describe_group, list_groups, live_members, offsets_at, remove_group, seek
+from dynlog.errors import CommitFenced, ConfigurationError, DynlogError, GroupBusy, LogDiverged, OffsetTruncated
+from dynlog.group_admin import describe_group, list_groups, live_members, offsets_at, remove_group, seek
 from dynlog.log import Log
 from dynlog.open import open_log
 from dynlog.timing import ManualClock

@@ -11,7 +11,7 @@ import pytest
 
 from dynlog.consumer import Consumer
 from dynlog.dead_letters import DeadLetters, Story, dead_topic, park
-from dynlog.errors import ConfigurationError, LogDiverged, OffsetTruncated, TopicNotFound
+from dynlog.errors import CommitFenced, ConfigurationError, LogDiverged, OffsetTruncated, TopicNotFound
 from dynlog.intake import ConsumerSettings, Guarantee
 from dynlog.log import Log
 from dynlog.open import open_log
@@ -314,6 +314,19 @@ class DeliverySuite(ConsumeBackend):
                 assert [body(d) for d in await take(one, 1)] == ["late"]
         names = [state.holder.name for state in await log.holders(TOPIC)]
         assert names == ["group:a"], "who had no name leaves no trace"
+
+    async def test_opening_a_broadcast_name_again_ends_the_older_one(self, log: Log, log_url: str) -> None:
+        await fill(log, 4)
+        async with open_log(log_url) as other, Consumer.broadcast(log, TOPIC, name="a") as older:
+            held = await older.next(PATIENCE_S)
+            async with Consumer.broadcast(other, TOPIC, name="a") as newer:
+                assert [body(d) for d in await take(newer, 2)] == ["r0", "r1"]
+                assert held is not None
+                await held.ack()
+                with pytest.raises(CommitFenced):
+                    await older.commit()
+                await newer.commit()
+                assert await committed(log, "a") == {0: 2}
 
     async def test_a_consumer_without_a_name_keeps_records_while_it_is_there(self, log: Log) -> None:
         await fill(log, 4)
