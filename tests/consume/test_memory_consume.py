@@ -9,9 +9,10 @@ from tests.consume.suite_admin import AdminSuite
 from tests.consume.suite_copy import CopySuite
 from tests.consume.suite_delivery import DeliverySuite
 from tests.consume.suite_group import GroupSuite
+from tests.consume.suite_zombie import ZombieSuite
 
 
-class TestMemoryConsume(GroupSuite, DeliverySuite, AdminSuite, CopySuite):
+class TestMemoryConsume(GroupSuite, ZombieSuite, DeliverySuite, AdminSuite, CopySuite):
     def url(self, tmp_path: Path) -> str:
         return f"memory://{uuid4().hex}"
 
