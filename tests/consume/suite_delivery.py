@@ -125,6 +125,7 @@ class DeliverySuite(ConsumeBackend):
         await park(log, topic, numbered(1)[0], replace(story, attempts=9, last_ms=3))
         await park(log, topic, numbered(1)[0], replace(story, offset=1))
         await park(log, topic, numbered(1)[0], replace(story, group="others"))
+        assert len(await bodies_of(log, dead_topic(TOPIC))) == 3
         letters = await DeadLetters(log, TOPIC).all()
         assert sorted((x.story.group, x.story.offset, x.story.attempts) for x in letters) == [
             ("others", 2, 5), (GROUP, 1, 5), (GROUP, 2, 5),

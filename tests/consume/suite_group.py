@@ -98,15 +98,17 @@ class GroupSuite(ConsumeBackend):
         self, log: Log, log_url: str
     ) -> None:
         everything = await spread(log, 30, 4)
+        begun: Counter[str] = Counter()
         seen: Counter[str] = Counter()
 
         async def note(delivery: Delivery) -> None:
-            await asyncio.sleep(0.005)
+            begun[body(delivery)] += 1
+            await asyncio.sleep(0.3)
             seen[body(delivery)] += 1
 
         async with member(log_url) as first:
-            running = asyncio.create_task(first.run(note, concurrency=4))
-            await until(lambda: len(seen) > 5, "the first is at work")
+            running = asyncio.create_task(first.run(note, concurrency=100))
+            await until(lambda: len(begun) == 100, "the first has records of all partitions in hands")
             async with member(log_url) as second:
                 other = asyncio.create_task(second.run(note, concurrency=4))
                 await until(lambda: len(seen) == 120, "everything handled")
@@ -115,7 +117,7 @@ class GroupSuite(ConsumeBackend):
             await first.stop()
             await running
         assert set(seen) == everything
-        assert set(seen.values()) == {1}
+        assert set(seen.values()) == set(begun.values()) == {1}
 
     async def test_a_member_that_was_away_is_expired_fenced_and_comes_back(self, log: Log, log_url: str) -> None:
         """Its heartbeats do not get through, as if its process had been stopped; then they do."""
