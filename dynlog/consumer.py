@@ -23,7 +23,7 @@ from dynlog.budget import Budget
 from dynlog.dead_letters import Story, park
 from dynlog.delivery import DeliveryPolicy
 from dynlog.effects import Cause, append_effects
-from dynlog.errors import Closed, CommitFenced, DynlogError
+from dynlog.errors import Closed, CommitFenced, ConfigurationError, DynlogError
 from dynlog.holding import Follower, Holding, Sole
 from dynlog.intake import ConsumerSettings, Counts, Guarantee, Intake
 from dynlog.lane import Lane, Ready, Room
@@ -91,6 +91,8 @@ class Consumer:
         With a name it remembers its place, and opening the name again fences the older one; without one it begins at
         ``settings.start`` each time and keeps records from truncation only while it is there.
         """
+        if name is None and settings.guarantee is Guarantee.EXACTLY_ONCE:
+            raise ConfigurationError("effects that are to happen once need a name under which they happen: give one")
         info = await log.topic(topic)
         holding: Holding = (
             Follower(log, info, settings.start)
@@ -216,7 +218,8 @@ class Consumer:
         """Its effects, then it is done."""
         lane = self._lanes[delivery.partition]
         if delivery.effects:
-            await append_effects(self._log, self._cause(delivery), delivery.effects, DeliveryPolicy())
+            once = self._settings.guarantee is Guarantee.EXACTLY_ONCE
+            await append_effects(self._log, self._cause(delivery), delivery.effects, DeliveryPolicy(), once=once)
         if delivery.settled:
             raise CommitFenced("the partition was lost meanwhile", topic=self._topic.name, partition=lane.partition)
         lane.finish(delivery)

@@ -122,7 +122,8 @@ class DeadLetters:
                 f"which has {source.partitions} now: read it and append it yourself"
             )
         headers = {name: value for name, value in letter.record.headers.items() if name != LETTER}
-        headers[FOR_GROUP] = story.group.encode()
+        if story.group:  # a consumer without a name has no group that could be meant
+            headers[FOR_GROUP] = story.group.encode()
         again = replace(letter.record, headers=headers, mark=Mark(f"replay:{story.id}", 0, 0))
         await deliver(self._log, self._topic, story.partition, [again], PARKING)
         await self._conclude(letter, "replayed")

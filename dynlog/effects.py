@@ -4,7 +4,9 @@ The producer of an effect is one of 64 *lanes* of (group, topic, partition), cho
 the cause's offset and the effect's number.  A lane is handled strictly in order, so its sequences only rise, and what
 is appended a second time is a repeat by mark: dropped inside the append, or by the reader where the engine cannot.
 
-A handler's effects must follow from the record alone; at most 4,096 of them per record.
+A handler's effects must follow from the record alone, at most 4,096 of them per record.  Marks are remembered for 24 h
+of log time after the lane's last effect (`dynlog.marks`).  Where lanes are not
+handled in order (``once=False``) effects have no marks and may repeat: a mark would take a late one for a repeat.
 """
 
 from __future__ import annotations
@@ -72,8 +74,12 @@ def marked(cause: Cause, effects: Sequence[Effect], topics: dict[str, Topic]) ->
     return found
 
 
-async def append_effects(log: Log, cause: Cause, effects: Sequence[Effect], policy: DeliveryPolicy) -> None:
-    """Appends them all, each once whatever was appended before; raises what `deliver` raises."""
+async def append_effects(
+    log: Log, cause: Cause, effects: Sequence[Effect], policy: DeliveryPolicy, *, once: bool
+) -> None:
+    """Appends them all; with ``once`` each is stored once, whatever was before.  Raises what `deliver` raises."""
     topics = {name: await log.topic(name) for name in sorted({effect.topic for effect in effects})}
     for (name, partition), records in marked(cause, effects, topics).items():
+        if not once:
+            records = [replace(record, mark=None) for record in records]
         await deliver(log, name, partition, records, policy)

@@ -31,7 +31,7 @@ from dynlog.errors import (
 from dynlog.group import GroupFold
 from dynlog.group_records import Beat, Expire, Generation, Join, Leave, Release
 from dynlog.group_topic import KEPT_RECORDS, load, make_group_topic, say, take_picture
-from dynlog.holding import Changes, Epoch, first_offsets
+from dynlog.holding import HOLDER_BEAT_S, Changes, Epoch, first_offsets
 from dynlog.log import Log, Where
 from dynlog.timing import Deadline
 from dynlog.topics import Topic
@@ -120,8 +120,13 @@ class Membership:
             tasks.create_task(self._lead(), name="dynlog-group-lead")
 
     async def _beat(self) -> None:
+        held = _now()
         while True:
             await asyncio.sleep(self._timing.heartbeat_s)
+            if self._state.leader == self._id and _now() - held > HOLDER_BEAT_S:
+                held = _now()  # a group that has nothing to commit for a day still needs its records
+                with suppress(*PASSING, CommitFenced):
+                    await self._log.commit(self._group, self._topic.name, {}, generation=self._state.generation)
             sent, member = _now(), self._id
             with suppress(*PASSING):
                 await say(self._log, self._position.topic, Beat(member))

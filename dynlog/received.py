@@ -69,8 +69,9 @@ class Delivery:
         return self.state is not DeliveryState.HANDED
 
     def emit(self, topic: str, record: Record, *, partition: int | None = None) -> None:
-        """Adds an effect: a record that `ack` appends.  Under `Guarantee.EXACTLY_ONCE` it is in the log once, however
-        often this delivery is handled; an attempt that fails leaves none.  Raises ConfigurationError for a mark."""
+        """Adds an effect: a record that `ack` appends.  An attempt that fails leaves none.  Under
+        `Guarantee.EXACTLY_ONCE` it is in the log once, however often this delivery is handled; under the others it may
+        be there once per handling.  Raises ConfigurationError for a record with a mark."""
         self.effects.append(Effect(topic, check_effect(record), partition))
 
     async def ack(self) -> None:

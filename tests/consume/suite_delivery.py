@@ -275,6 +275,31 @@ class DeliverySuite(ConsumeBackend):
         assert set(handled.values()) == {2}
         assert sorted(await bodies_of(log, "effects")) == sorted(f"r{n}{e}" for n in range(40) for e in "ab")
 
+    @pytest.mark.parametrize("guarantee", [Guarantee.AT_LEAST_ONCE, Guarantee.EXACTLY_ONCE])
+    async def test_no_effect_is_lost_when_keys_finish_in_another_order_than_they_lie(
+        self, log: Log, log_url: str, guarantee: Guarantee
+    ) -> None:
+        await log.create_topic(TOPIC)
+        await log.create_topic("effects")
+        await log.append(TOPIC, 0, keyed(200, 200))
+
+        async def handle(delivery: Delivery) -> None:
+            await asyncio.sleep(0.02 if delivery.offset % 3 else 0.0)
+            delivery.emit("effects", record(body(delivery)))
+
+        async with member(log_url, ConsumerSettings(guarantee=guarantee)) as consumer:
+            running = asyncio.create_task(consumer.run(handle, concurrency=100))
+            await until(lambda: consumer.counts.done == 200, "all handled")
+            await consumer.stop()
+            await running
+        assert sorted(await bodies_of(log, "effects")) == sorted(f"r{n}" for n in range(200))
+
+    async def test_effects_that_are_to_happen_once_need_a_name(self, log: Log) -> None:
+        await fill(log, 1)
+        with pytest.raises(ConfigurationError):
+            async with Consumer.broadcast(log, TOPIC, settings=ConsumerSettings(guarantee=Guarantee.EXACTLY_ONCE)):
+                pass
+
     async def test_an_attempt_that_fails_leaves_no_effect(self, log: Log, log_url: str) -> None:
         await fill(log, 1)
         await log.create_topic("effects")
