@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 import signal
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,8 @@ from dynlog.log import Log
 from tests.conformance.backend import PATIENCE_S, TOPIC
 from tests.consume.backend import GROUP, ConsumeBackend, bodies_of, committed, keyed, until
 from tests.consume.process import Note, read_notes, worker
+
+ROUNDS = 3
 
 
 class KilledSuite(ConsumeBackend):
@@ -71,6 +75,31 @@ class KilledSuite(ConsumeBackend):
         effects = await bodies_of(log, "effects")
         assert sorted(effects) == sorted(f"r{n}/{e}" for n in range(10) for e in range(2))
 
+    async def test_members_killed_at_random_lose_no_record_and_repeat_no_effect(
+        self, log: Log, log_url: str, tmp_path: Path
+    ) -> None:
+        seed = random.randrange(1 << 32)
+        print(f"seed {seed}")
+        chance = random.Random(seed)
+        await log.create_topic(TOPIC, partitions=3)
+        await log.create_topic("effects", partitions=2)
+        notes, expected = tmp_path / "notes", []
+        exactly = (log_url, TOPIC, GROUP, str(notes), "--guarantee", "EXACTLY_ONCE", "--effects", "effects")
+        async with worker(*exactly):  # one that stays
+            for round in range(ROUNDS):
+                async with worker(*exactly) as doomed:
+                    for partition in range(3):
+                        await log.append(TOPIC, partition, keyed(60, 9, f"{round}.{partition}."))
+                        expected += [f"{round}.{partition}.{n}/{e}" for n in range(60) for e in range(2)]
+                    enough = len(read_notes(notes)) + chance.randrange(1, 120)
+                    await until(partial(_noted, notes, enough), "some were handled")
+                    await doomed.kill()
+            async with asyncio.timeout(PATIENCE_S):
+                for partition in range(3):
+                    while (await committed(log)).get(partition, 0) < 60 * ROUNDS:  # noqa: ASYNC110
+                        await asyncio.sleep(0.02)
+        assert sorted(await bodies_of(log, "effects")) == sorted(expected)
+
     @pytest.mark.timing
     async def test_a_killed_members_partitions_are_handled_by_another_within_three_seconds(
         self, log: Log, log_url: str, notes: Path, tmp_path: Path
@@ -119,6 +148,10 @@ class KilledSuite(ConsumeBackend):
             await _commits_up_to(log, 20)
         assert [n.body for n in read_notes(successor)] == [f"{c}{n}" for c in "st" for n in range(5)]
         assert [n.body for n in read_notes(zombie)] == [f"{c}{n}" for c in "ru" for n in range(5)]
+
+
+def _noted(path: Path, count: int) -> bool:
+    return len(read_notes(path)) >= count
 
 
 def _after(path: Path, when: float, partitions: set[int]) -> list[Note]:
