@@ -132,6 +132,7 @@ class Lanes:
             self._holding.changes.notify()
 
     async def _commits(self) -> None:
+        pauses = iter(Backoff())
         while True:
             await self._dirty.wait()
             self._dirty.clear()
@@ -140,6 +141,9 @@ class Lanes:
             except PASSING as error:
                 logger.warning("committing %s: %s; trying again", self._topic.name, error)
                 self._dirty.set()
+                await asyncio.sleep(next(pauses))
+            else:
+                pauses = iter(Backoff())
             await asyncio.sleep(COMMIT_EVERY_S)
 
     async def commit(self, lanes: list[Lane]) -> None:

@@ -29,7 +29,7 @@ from dynlog.errors import (
     OutcomeUnknown,
 )
 from dynlog.group import GroupFold
-from dynlog.group_records import Beat, Expire, Generation, Join, Leave, Release
+from dynlog.group_records import Beat, Expire, Generation, Join, Leave, Release, to_record
 from dynlog.group_topic import KEPT_RECORDS, load, make_group_topic, say, take_picture
 from dynlog.holding import HOLDER_BEAT_S, Changes, Epoch, first_offsets
 from dynlog.log import Log, Where
@@ -128,8 +128,9 @@ class Membership:
                 with suppress(*PASSING, CommitFenced):
                     await self._log.commit(self._group, self._topic.name, {}, generation=self._state.generation)
             sent, member = _now(), self._id
-            with suppress(*PASSING):
-                await say(self._log, self._position.topic, Beat(member))
+            with suppress(*PASSING):  # the next beat is the repetition: a backoff would outlast the others' patience
+                beat = [to_record(Beat(member))]
+                await self._log.append(self._position.topic, 0, beat, timeout=self._timing.expire_s)
                 if member == self._id:
                     self._acknowledged = sent
 

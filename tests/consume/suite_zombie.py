@@ -14,6 +14,7 @@ from dynlog.membership import GroupTiming
 from tests.conformance.backend import PATIENCE_S, TOPIC, fill, numbered
 from tests.consume.backend import GROUP, ConsumeBackend, body, committed, member, nothing_comes, take, until
 from tests.consume.deaf import DeafLog
+from tests.faults import FaultyLog
 
 
 class ZombieSuite(ConsumeBackend):
@@ -95,6 +96,35 @@ class ZombieSuite(ConsumeBackend):
             async with asyncio.timeout(PATIENCE_S):
                 await reader.commit()
             assert await committed(log) == {0: 4}
+
+    async def test_nobody_is_expired_and_nothing_is_lost_because_the_log_was_away(self, log: Log, log_url: str) -> None:
+        await log.create_topic(TOPIC, partitions=2)
+        await log.append(TOPIC, 0, numbered(1, "0."))
+        await log.append(TOPIC, 1, numbered(1, "1."))
+        faulty = FaultyLog(log)
+        settings = ConsumerSettings(timing=GroupTiming(heartbeat_s=0.1, expire_s=0.8))
+        async with (
+            Consumer.open(faulty.log, TOPIC, group=GROUP, settings=settings) as one,
+            Consumer.open(faulty.log, TOPIC, group=GROUP, settings=settings) as two,
+        ):
+            await until(lambda: len(one.partitions) == len(two.partitions) == 1, "one partition each")
+            owned = one.partitions, two.partitions
+            held = [await one.next(PATIENCE_S), await two.next(PATIENCE_S)]
+            faulty.down = True
+            for delivery in held:
+                assert delivery is not None
+                await delivery.ack()
+            await nothing_comes(one, 0.3)  # a read that was under way has ended
+            for partition in range(2):
+                await log.append(TOPIC, partition, numbered(1, f"{partition}.late"))
+            await nothing_comes(one, 2.0)
+            faulty.down = False
+            for consumer in (one, two):
+                await take(consumer, 1)
+                await consumer.commit()
+            assert await committed(log) == {0: 2, 1: 2}
+            assert (one.partitions, two.partitions) == owned
+            assert one.counts.lost == two.counts.lost == 0
 
     async def test_acknowledging_what_was_lost_says_so(self, log: Log, log_url: str) -> None:
         await fill(log, 1)
