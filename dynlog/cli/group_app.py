@@ -26,6 +26,8 @@ def group() -> None:
     - `dynlog group describe orders billing --log $URL`
 
     - `dynlog group seek orders billing --to 15m --log $URL` (the last fifteen minutes once more)
+
+    To throw a backlog away: `dynlog group seek orders billing --to end`, then `dynlog log truncate`.
     """
 
 
