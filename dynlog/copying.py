@@ -129,13 +129,27 @@ async def _copy_partition(
 
 async def _append(target: Log, copy: Topic, partition: int, records: list[Record], outcome: Copied) -> None:
     policy = DeliveryPolicy()
+    before = (await target.partitions(copy.name))[partition].end
+    lost: list[Record] = []
     try:
-        await deliver(target, copy.name, partition, records, policy)
+        done = await deliver(target, copy.name, partition, records, policy)
     except ProducerFenced:  # the target knows a newer epoch of one of these producers
-        own = [replace(record, mark=_own_mark(record, partition)) for record in records]
-        outcome.remarked += len(own)
+        lost = records
+    else:
+        if done.duplicates:
+            lost = await _missing(target, Position(copy.name, copy.incarnation, partition, before), records)
+    if lost:
+        outcome.remarked += len(lost)
+        own = [replace(record, mark=_own_mark(record, partition)) for record in lost]
         await deliver(target, copy.name, partition, own, policy)
     outcome.copied += len(records)
+
+
+async def _missing(target: Log, start: Position, records: list[Record]) -> list[Record]:
+    """Those that the target took for repeats of others: whoever produces into the copy already used their marks."""
+    end = (await target.partitions(start.topic))[start.partition].end
+    there = {origin_of(stored.record) async for stored in _records(target, start, end)}
+    return [record for record in records if origin_of(record) not in there]
 
 
 def _own_mark(record: Record, partition: int) -> Mark:

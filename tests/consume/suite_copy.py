@@ -81,6 +81,18 @@ class CopySuite(ConsumeBackend):
         assert (outcome.copied, outcome.remarked) == (2, 2)
         assert await bodies(target) == ["a", "b"]
 
+    async def test_records_whose_marks_somebody_used_in_the_copy_meanwhile_are_not_lost(
+        self, log: Log, target: Log
+    ) -> None:
+        await log.create_topic(TOPIC)
+        await log.append(TOPIC, 0, marked("p", 1, 0, "a", "b"))
+        await copied(log, target)
+        await target.append(TOPIC, 0, marked("p", 1, 50, "elsewhere"))
+        await log.append(TOPIC, 0, marked("p", 1, 2, "c", "d"))
+        assert (await copied(log, target)).copied == 2
+        assert await bodies(target) == ["a", "b", "elsewhere", "c", "d"]
+        assert await verify_copy(log, target, await log.topic(TOPIC)) == 4
+
     async def test_a_copy_never_goes_into_a_topic_that_holds_something_else(self, log: Log, target: Log) -> None:
         await fill(log, 3)
         await fill(target, 1)
