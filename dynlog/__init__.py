@@ -1,7 +1,7 @@
 """dynlog: the log is the truth, state is a fold over the log, and transports are only wires.
 
-`open_log` and `open_objects` give engines by URL; `Producer` writes, `Reader` follows, `Replayer` and `LiveProjection`
-rebuild state; `dynlog.router.RouterState` is a KV router that comes back from its log.
+`open_log` and `open_objects` give engines by URL; `Producer` writes, `Reader` follows, `Consumer` shares the work,
+`Replayer` and `LiveProjection` rebuild state; `dynlog.router.RouterState` is a KV router that comes back from its log.
 """
 
 from importlib import import_module
@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dynlog.batch import Batch, Position, StoredRecord
+    from dynlog.consumer import Consumer
     from dynlog.errors import DynlogError
+    from dynlog.intake import ConsumerSettings, Guarantee
     from dynlog.live import LiveProjection
     from dynlog.log import Log
     from dynlog.objects import ObjectStore
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from dynlog.producer import Producer
     from dynlog.projection import Projection
     from dynlog.reader import Reader
+    from dynlog.received import Delivery
     from dynlog.record import Control, Mark, Record
     from dynlog.replay import Replayer
     from dynlog.snapshots import SnapshotPolicy, Snapshots
@@ -27,8 +30,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Batch",
+    "Consumer",
+    "ConsumerSettings",
     "Control",
+    "Delivery",
     "DynlogError",
+    "Guarantee",
     "Holder",
     "HolderKind",
     "LiveProjection",
@@ -55,7 +62,9 @@ __all__ = [
 # command lines and engines never touch them.
 _HOMES = {
     "dynlog.batch": "Batch Position StoredRecord",
+    "dynlog.consumer": "Consumer",
     "dynlog.errors": "DynlogError",
+    "dynlog.intake": "ConsumerSettings Guarantee",
     "dynlog.live": "LiveProjection",
     "dynlog.log": "Log",
     "dynlog.objects": "ObjectStore",
@@ -63,6 +72,7 @@ _HOMES = {
     "dynlog.producer": "Producer",
     "dynlog.projection": "Projection",
     "dynlog.reader": "Reader",
+    "dynlog.received": "Delivery",
     "dynlog.record": "Control Mark Record",
     "dynlog.replay": "Replayer",
     "dynlog.snapshots": "SnapshotPolicy Snapshots",

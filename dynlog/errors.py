@@ -20,6 +20,7 @@
      │   ├─ OutcomeUnknown        an append that may or may not have been stored
      │   ├─ ProducerFenced        a newer epoch of the same producer exists
      │   ├─ CommitFenced          a newer generation of the same group exists
+     │   ├─ GroupBusy             members of the group are alive
      │   ├─ NotALog               the file is something else
      │   └─ UnsupportedLogVersion a newer dynlog wrote it
      ├─ ObjectError               (bucket or folder, key)
@@ -137,6 +138,10 @@ class ProducerFenced(LogError):
 
 class CommitFenced(LogError):
     """A newer generation of the same group exists; this member must stop committing."""
+
+
+class GroupBusy(LogError):
+    """Members of the group are alive: stop them first, or force it and they start over."""
 
 
 class NotALog(LogError):

@@ -6,7 +6,9 @@ import typer
 
 from dynlog.cli.log_append import append
 from dynlog.cli.log_care import backup, repair, truncate, verify
+from dynlog.cli.log_copy import copy
 from dynlog.cli.log_describe import describe, holders
+from dynlog.cli.log_lag import lag
 from dynlog.cli.log_read import read
 from dynlog.cli.log_topics import create, delete, topics
 
@@ -33,5 +35,7 @@ def log() -> None:
     """
 
 
-for command in (create, topics, describe, append, read, truncate, holders, verify, repair, backup, delete):
+for command in (
+    create, topics, describe, append, read, lag, copy, truncate, holders, verify, repair, backup, delete,
+):  # fmt: skip
     app.command()(command)

@@ -56,7 +56,8 @@ def parse_pairs(what: str, pairs: list[str]) -> dict[str, str]:
     return found
 
 
-def _log_url(text: str) -> str:
+def check_log_url(text: str) -> str:
+    """Typer callback: a URL, and not a path."""
     if "://" not in text:
         raise typer.BadParameter(f"{text!r} is a path, not a URL: write sqlite://{Path(text).absolute()}")
     return text
@@ -74,7 +75,7 @@ LogUrl = Annotated[
         "--log",
         envvar="DYNLOG_LOG",
         metavar="URL",
-        callback=_log_url,
+        callback=check_log_url,
         help="The log, as in sqlite:///var/lib/fleet/events.db.",
         show_default=False,
     ),

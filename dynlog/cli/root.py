@@ -26,6 +26,8 @@ class _Home(NamedTuple):
 
 GROUPS: Mapping[str, _Home] = {
     "log": _Home("dynlog.cli.log_app", "app", "Topics and records: create, append, read, describe, truncate, verify."),
+    "group": _Home("dynlog.cli.group_app", "app", "Consumer groups: members, lag, seek, remove."),
+    "dlq": _Home("dynlog.cli.dlq_app", "app", "Dead letters: list, show, replay, drop."),
     "router": _Home("dynlog.cli.router_app", "app", "A KV router whose state is rebuilt from a log: ingest, serve."),
     "objects": _Home("dynlog.cli.objects_app", "app", "Objects and folders: put, get, ls, head, rm, gc."),
     "demo": _Home("dynlog.cli.demo", "demo", "A fleet, a router that is killed, and its state back from the log."),
