@@ -61,6 +61,7 @@ async def open_url(url: Url, clock: Clock) -> Log:
     log = RedisLog(str(url), client, clock)
     try:
         await client.open(Deadline(OPEN_TIMEOUT_S))
+        log.start()
     except BaseException:
         await log.close()
         raise
@@ -88,6 +89,10 @@ class RedisLog(Log):
         self._idle = asyncio.Event()
         self._idle.set()
         self._closed = False
+
+    def start(self) -> None:
+        """Begins to listen for news."""
+        self._bell.start()
 
     @property
     def url(self) -> str:

@@ -53,9 +53,14 @@ class Bell:
         self._channels: dict[str, Channel] = {}
         self._link: Link | None = None
         self._task: asyncio.Task[None] | None = None
+        self._given = asyncio.Event()
         self._connecting = asyncio.Lock()
         self._writing = asyncio.Lock()
         self._closed = False
+
+    def start(self) -> None:
+        """Begins; connects once somebody listens."""
+        self._task = asyncio.create_task(self._serve(), name="dynlog-redis-bell")
 
     async def listen(self, name: str) -> Channel:
         """The channel, heard from now on; raises what connecting raises, Closed."""
@@ -99,24 +104,32 @@ class Bell:
             task.cancel()
             await asyncio.wait([task])
         self._lose()
+        link, self._link = self._link, None
+        if link is not None:
+            await link.drop()
 
     async def _linked(self) -> Link:
         if self._closed:
             raise Closed("the log was closed")
         if self._link is None:
-            if self._task is not None:
-                await asyncio.wait([self._task])
             link = await self._connect()
             if self._closed:
                 await link.drop()
                 raise Closed("the log was closed")
             self._link = link
-            self._task = asyncio.create_task(self._hear(link), name="dynlog-redis-bell")
+            self._given.set()
         return self._link
 
     async def _say(self, connection: Connection, *command: str) -> None:
         async with self._writing:
             await connection.send_packed_command(connection.pack_command(*command), check_health=False)
+
+    async def _serve(self) -> None:
+        while True:
+            await self._given.wait()
+            self._given.clear()
+            if self._link is not None:
+                await self._hear(self._link)
 
     async def _hear(self, link: Link) -> None:
         """Takes messages until the connection breaks or falls silent."""

@@ -81,6 +81,8 @@ class Client:
             )
         except BaseException as error:
             await link.drop()
+            if passes(error):
+                raise LogUnavailable(f"{self.name} is still loading its data") from error
             if isinstance(error, Exception):
                 raise LogUnavailable(f"{self.name}: the connection broke: {error}") from error
             raise

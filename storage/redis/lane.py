@@ -62,6 +62,9 @@ class Lane:
         self._pump: asyncio.Task[None] | None = None
         self._probe: asyncio.Task[None] | None = None
         self._answered_at = 0.0
+        self._wanted = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._closed = False
         self.trouble: DynlogError | None = None
         """Why there is no connection now."""
@@ -72,6 +75,8 @@ class Lane:
             raise Closed("the log was closed")
         call = Call(command, size)
         self._queue.append(call)
+        self._idle.clear()
+        self._wanted.set()
         if self._pump is None or self._pump.done():
             self._pump = asyncio.create_task(self._run(), name="dynlog-redis-lane")
         return call
@@ -86,7 +91,9 @@ class Lane:
         pump, probe = self._pump, self._probe
         if pump is not None:
             if self._link is not None:
-                await asyncio.wait([pump], timeout=grace)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(grace):
+                        await self._idle.wait()
             pump.cancel()
             await asyncio.wait([pump])
         if probe is not None:
@@ -100,6 +107,13 @@ class Lane:
         self._link = self._spare = None
 
     async def _run(self) -> None:
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            await self._work()
+            self._idle.set()
+
+    async def _work(self) -> None:
         """Until nothing is queued."""
         waits = iter(Backoff(first=0.02, most=0.5))
         while self._queue:
