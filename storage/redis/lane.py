@@ -16,7 +16,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from dynlog.errors import Closed, ConfigurationError, DynlogError, LogUnavailable
@@ -243,6 +242,8 @@ def _packed(command: Command, where: bytes) -> bytes:
 
 async def _is_dead(link: Link) -> bool:
     """Whether the server closed the connection, or said something unasked, since the last reply."""
-    with suppress(RedisError, OSError, RedisConnectionError):
-        return await link.connection.can_read()
+    # redis-py 8 renamed it; it looks and takes nothing.
+    unasked = getattr(link.connection, "can_read", None) or link.connection.can_read_destructive
+    with suppress(RedisError, OSError):
+        return bool(await unasked())
     return True
