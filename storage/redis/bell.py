@@ -11,6 +11,7 @@ being interrupted, and a deleted topic can be announced.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,13 +19,15 @@ from typing import Any
 from redis.asyncio import Connection
 from redis.exceptions import RedisError
 
-from dynlog.errors import Closed
+from dynlog.errors import Closed, LogUnavailable
 from dynlog.storage.redis.link import Link
 
 PING_EVERY_S = 3.0
 """A connection that is silent for this long is asked, and given up if it says nothing for as long again."""
 UNHEARD = 64
 """A channel is left after so many messages in a row for which nobody waited."""
+
+_logger = logging.getLogger("dynlog.redis")
 
 
 @dataclass(slots=True, eq=False)
@@ -122,7 +125,10 @@ class Bell:
 
     async def _say(self, connection: Connection, *command: str) -> None:
         async with self._writing:
-            await connection.send_packed_command(connection.pack_command(*command), check_health=False)
+            try:
+                await connection.send_packed_command(connection.pack_command(*command), check_health=False)
+            except (RedisError, OSError) as error:
+                raise LogUnavailable(f"the connection broke: {error}") from error
 
     async def _serve(self) -> None:
         while True:
@@ -147,8 +153,9 @@ class Bell:
                 name = None if message is None else self._take(message)
                 if name is not None:
                     await self._say(connection, "UNSUBSCRIBE", name)
-        except (RedisError, OSError, EOFError):
-            return
+        except Exception:
+            # Whatever it was, this connection is given up and every wait reads for itself.
+            _logger.debug("a connection that waits for news broke", exc_info=True)
         finally:
             self._link = None
             self._lose()

@@ -22,10 +22,10 @@ from dynlog.testing.redis import RedisServer
 from tests.faults.campaign import campaign
 from tests.faults.proxy import Direction, Network, Proxy
 
-pytestmark = pytest.mark.timeout(240)
-ROUNDS = 3
-OUTAGE_S = 3.0
-"""How long a fault lasts; `make soak` takes longer ones."""
+ROUNDS = int(os.environ.get("DYNLOG_ROUNDS") or 3)
+OUTAGE_S = float(os.environ.get("DYNLOG_OUTAGE_S") or 3)
+"""How long a fault lasts; a soak takes longer ones, and more rounds."""
+pytestmark = pytest.mark.timeout(120 + ROUNDS * (OUTAGE_S + 60))
 
 
 @pytest.fixture
