@@ -78,8 +78,8 @@ async def _against(server: RedisServer, records: int, note: str) -> list[Row]:
             ),
             (
                 "replay, appended one by one",
-                lambda: _replay(log, "single", records // 5),
-                lambda: _range(plain, records // 5),
+                lambda: _replay(log, "single", records // 2),
+                lambda: _range(plain, records // 2),
             ),
         ]
         rows = []
