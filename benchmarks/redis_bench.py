@@ -37,7 +37,7 @@ PAGE = 1_000
 def run(quick: bool) -> list[Row]:
     """Append, replay and follow, each beside its peer."""
     with tempfile.TemporaryDirectory(prefix="dynlog-bench-") as folder:
-        return asyncio.run(_measure(Path(folder), 5_000 if quick else 50_000))
+        return asyncio.run(_measure(Path(folder), 4_000 if quick else 30_000))
 
 
 async def _measure(folder: Path, records: int) -> list[Row]:
@@ -71,8 +71,16 @@ async def _against(server: RedisServer, records: int, note: str) -> list[Row]:
             ),
         ]
         replays: list[tuple[str, Callable[[], Awaitable[float]], Callable[[], Awaitable[float]]]] = [
-            (f"replay, appended {BATCH} at a time", lambda: _replay(log, "batches"), lambda: _range(plain)),
-            ("replay, appended one by one", lambda: _replay(log, "single"), lambda: _range(plain)),
+            (
+                f"replay, appended {BATCH} at a time",
+                lambda: _replay(log, "batches", records),
+                lambda: _range(plain, records),
+            ),
+            (
+                "replay, appended one by one",
+                lambda: _replay(log, "single", records // 2),
+                lambda: _range(plain, records // 2),
+            ),
         ]
         rows = []
         for name, ours, peer in appends + replays:
@@ -140,22 +148,22 @@ async def _rate(work: Callable[[int], Awaitable[None]], records: int, tasks: int
     return records / (time.perf_counter() - start)
 
 
-async def _replay(log: Log, topic: str) -> float:
+async def _replay(log: Log, topic: str, most: int) -> float:
     position = await log.position(topic, 0)
     count, start = 0, time.perf_counter()
     while True:
         batch = await log.read(position)
         count += len(batch)
         position = batch.next_position
-        if batch.next_offset == batch.end_offset:
+        if count >= most or batch.next_offset == batch.end_offset:
             return count / (time.perf_counter() - start)
 
 
-async def _range(plain: Any) -> float:
+async def _range(plain: Any, most: int) -> float:
     start, count, after = time.perf_counter(), 0, "-"
     while True:
         page = await plain.xrange("plain", min=after, count=PAGE)
         count += len(page)
-        if len(page) < PAGE:
+        if count >= most or len(page) < PAGE:
             return count / (time.perf_counter() - start)
         after = f"({page[-1][0].decode()}"

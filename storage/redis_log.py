@@ -49,6 +49,8 @@ OPEN_TIMEOUT_S = 30.0
 GRACE_S = 3.0
 """How long `close` lets appends go on that are under way."""
 RETENTION_EVERY_MS = 5_000
+REFRESH_EVERY_MS = 30_000
+"""How often, while appending, the server is asked whether its settings still promise the same."""
 CARE_TIMEOUT_S = 60.0
 
 
@@ -61,6 +63,7 @@ async def open_url(url: Url, clock: Clock) -> Log:
     log = RedisLog(str(url), client, clock)
     try:
         await client.open(Deadline(OPEN_TIMEOUT_S))
+        log.start()
     except BaseException:
         await log.close()
         raise
@@ -83,11 +86,16 @@ class RedisLog(Log):
         self._bell = Bell(client.link)
         self._reads = Reads(client, self._topics, self._bell, self._appends.saw)
         self._retained_ms: dict[str, int] = {}
+        self._refreshed_ms = clock.time_ms()
         self._retaining: asyncio.Task[None] | None = None
         self._appending = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._closed = False
+
+    def start(self) -> None:
+        """Begins to listen for news."""
+        self._bell.start()
 
     @property
     def url(self) -> str:
@@ -181,6 +189,9 @@ class RedisLog(Log):
         """Enforces retention unless another handle just did; what goes wrong is tried again a few seconds later."""
         deadline = Deadline(CARE_TIMEOUT_S)
         with suppress(DynlogError):
+            if abs(self._client.now_ms - self._refreshed_ms) >= REFRESH_EVERY_MS:
+                self._refreshed_ms = self._client.now_ms
+                await self._client.refresh()
             topic = await self._topics.known(name, deadline)
             if await self._holders.retention_is_due(topic, RETENTION_EVERY_MS, deadline):
                 await self._holders.retain(name, deadline)

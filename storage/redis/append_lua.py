@@ -31,6 +31,7 @@ known, now, count, runs = tonumber(known), tonumber(now), tonumber(count), tonum
 local frame, bell, blob = ARGV[3], ARGV[4], ARGV[5]
 local m = redis.call('HMGET', meta, 'end', 'time', 'written', 'run', 'weak', 'gaps')
 if not m[1] then return {'GONE'} end
+local STRETCH = '>I4I4I4d'
 local function text(n) return string.format('%.0f', n) end
 local base, last, written = tonumber(m[1]), tonumber(m[2]), tonumber(m[3])
 if now == 0 then
@@ -72,7 +73,7 @@ for r = 1, runs do
   if not s then
     local raw = redis.call('HGET', marks, producer)
     s = raw and cmsgpack.unpack(raw)
-    if not s or now - s[5] > EXPIRY then s = {ehi, elo, -1, 4294967295, 0, {}} end
+    if not s or now - s[5] > EXPIRY then s = {ehi, elo, -1, 4294967295, 0, ''} end
   end
   local newer = apart(ehi, elo, s[1], s[2])
   if newer < 0 then return {'FENCED', r, s[1], s[2]} end
@@ -80,10 +81,10 @@ for r = 1, runs do
   if newer == 0 then old = math.min(math.max(apart(s[3], s[4], shi, slo) + 1, 0), length) end
   for i = 0, old - 1 do
     local first = -1
-    for k = #s[6], 1, -1 do
-      local stretch = s[6][k]
-      local d = apart(shi, slo, stretch[1], stretch[2]) + i
-      if d >= 0 and d < stretch[3] then first = stretch[4] + d break end
+    for k = #s[6] - 19, 1, -20 do
+      local hi, lo, long, offset = struct.unpack(STRETCH, s[6], k)
+      local d = apart(shi, slo, hi, lo) + i
+      if d >= 0 and d < long then first = offset + d break end
     end
     pieces[#pieces + 1] = 1
     pieces[#pieces + 1] = first
@@ -96,18 +97,19 @@ for r = 1, runs do
     local flo = slo + old
     local fhi = shi + math.floor(flo / 4294967296)
     flo = flo % 4294967296
-    if newer > 0 then s[1], s[2], s[6] = ehi, elo, {} end
+    if newer > 0 then s[1], s[2], s[6] = ehi, elo, '' end
     local llo = flo + many - 1
     s[3], s[4] = fhi + math.floor(llo / 4294967296), llo % 4294967296
     s[5] = math.max(s[5], now)
-    local stretches = s[6]
-    local final = stretches[#stretches]
-    if final and apart(fhi, flo, final[1], final[2]) == final[3] and final[4] + final[3] == offset then
-      final[3] = final[3] + many
+    local stretches, hi, lo, long, first = s[6], 0, 0, 0, 0
+    if #stretches > 0 then hi, lo, long, first = struct.unpack(STRETCH, stretches, #stretches - 19) end
+    if long > 0 and apart(fhi, flo, hi, lo) == long and first + long == offset then
+      stretches = string.sub(stretches, 1, -21) .. struct.pack(STRETCH, hi, lo, long + many, first)
     else
-      stretches[#stretches + 1] = {fhi, flo, many, offset}
-      if #stretches > REMEMBERED then table.remove(stretches, 1) end
+      stretches = stretches .. struct.pack(STRETCH, fhi, flo, many, offset)
+      if #stretches > 20 * REMEMBERED then stretches = string.sub(stretches, 21) end
     end
+    s[6] = stretches
     changed[producer] = s
   end
 end

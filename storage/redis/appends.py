@@ -83,7 +83,8 @@ class Appends:
         payload = encode_records(records, max_bytes=client.settings.max_batch_bytes)
         runs = mark_runs([record.mark for record in records])
         for run in runs:
-            await self._note(run.producer_id, run.epoch, deadline)
+            if run.epoch and (run.producer_id, run.epoch, client.run) not in self._noted:
+                await self._note(run.producer_id, run.epoch, deadline)
         while True:
             keys = self._topics.partition(topic, partition)
             frame = seal(payload, place(topic, partition))
@@ -147,8 +148,6 @@ class Appends:
     async def _note(self, producer: str, epoch: int, deadline: Deadline) -> None:
         """Lets registrations know of an epoch before it is used, in each run of the server: it may have lost them."""
         noted = (producer, epoch, self._client.run)
-        if epoch == 0 or noted in self._noted:
-            return
         while True:
             newest = await self._newest(producer, deadline)
             if (newest or 0) >= epoch or await self._raise(producer, newest, epoch, deadline):

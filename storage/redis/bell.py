@@ -11,6 +11,7 @@ being interrupted, and a deleted topic can be announced.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,13 +19,15 @@ from typing import Any
 from redis.asyncio import Connection
 from redis.exceptions import RedisError
 
-from dynlog.errors import Closed
+from dynlog.errors import Closed, LogUnavailable
 from dynlog.storage.redis.link import Link
 
 PING_EVERY_S = 3.0
 """A connection that is silent for this long is asked, and given up if it says nothing for as long again."""
 UNHEARD = 64
 """A channel is left after so many messages in a row for which nobody waited."""
+
+_logger = logging.getLogger("dynlog.redis")
 
 
 @dataclass(slots=True, eq=False)
@@ -53,9 +56,14 @@ class Bell:
         self._channels: dict[str, Channel] = {}
         self._link: Link | None = None
         self._task: asyncio.Task[None] | None = None
+        self._given = asyncio.Event()
         self._connecting = asyncio.Lock()
         self._writing = asyncio.Lock()
         self._closed = False
+
+    def start(self) -> None:
+        """Begins; connects once somebody listens."""
+        self._task = asyncio.create_task(self._serve(), name="dynlog-redis-bell")
 
     async def listen(self, name: str) -> Channel:
         """The channel, heard from now on; raises what connecting raises, Closed."""
@@ -99,24 +107,35 @@ class Bell:
             task.cancel()
             await asyncio.wait([task])
         self._lose()
+        link, self._link = self._link, None
+        if link is not None:
+            await link.drop()
 
     async def _linked(self) -> Link:
         if self._closed:
             raise Closed("the log was closed")
         if self._link is None:
-            if self._task is not None:
-                await asyncio.wait([self._task])
             link = await self._connect()
             if self._closed:
                 await link.drop()
                 raise Closed("the log was closed")
             self._link = link
-            self._task = asyncio.create_task(self._hear(link), name="dynlog-redis-bell")
+            self._given.set()
         return self._link
 
     async def _say(self, connection: Connection, *command: str) -> None:
         async with self._writing:
-            await connection.send_packed_command(connection.pack_command(*command), check_health=False)
+            try:
+                await connection.send_packed_command(connection.pack_command(*command), check_health=False)
+            except (RedisError, OSError) as error:
+                raise LogUnavailable(f"the connection broke: {error}") from error
+
+    async def _serve(self) -> None:
+        while True:
+            await self._given.wait()
+            self._given.clear()
+            if self._link is not None:
+                await self._hear(self._link)
 
     async def _hear(self, link: Link) -> None:
         """Takes messages until the connection breaks or falls silent."""
@@ -134,8 +153,9 @@ class Bell:
                 name = None if message is None else self._take(message)
                 if name is not None:
                     await self._say(connection, "UNSUBSCRIBE", name)
-        except (RedisError, OSError, EOFError):
-            return
+        except Exception:
+            # Whatever it was, this connection is given up and every wait reads for itself.
+            _logger.debug("a connection that waits for news broke", exc_info=True)
         finally:
             self._link = None
             self._lose()

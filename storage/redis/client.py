@@ -81,6 +81,8 @@ class Client:
             )
         except BaseException as error:
             await link.drop()
+            if passes(error):
+                raise LogUnavailable(f"{self.name} is still loading its data") from error
             if isinstance(error, Exception):
                 raise LogUnavailable(f"{self.name}: the connection broke: {error}") from error
             raise
@@ -111,6 +113,16 @@ class Client:
             else:
                 self.others.adopt(link)
                 return
+
+    async def refresh(self) -> None:
+        """Asks the server what it promises now; connections made under other settings are made anew."""
+        before = self.facts
+        link = await self.link()
+        await link.drop()
+        after = link.facts
+        if before is not None and (before.durability, before.strong) != (after.durability, after.strong):
+            self.appends.renew()
+            self.others.renew()
 
     async def run_script(
         self, script: Script, job: Job, deadline: Deadline, *, lane: Lane | None = None, size: int = 0,
@@ -165,11 +177,12 @@ class Client:
 
     async def run_scripts(self, script: Script, jobs: Sequence[Job], deadline: Deadline) -> list[Any]:
         """The replies to many runs of one script that may be done twice, sent together."""
+        # The first goes alone, so that the server knows the script when the others come.
+        replies: list[Any] = [await self.run_script(script, job, deadline) for job in jobs[:1]]
         suited = self._suited(script)
-        calls = [self.others.submit(command_of(suited, job, digest=True)) for job in jobs]
-        replies: list[Any] = []
+        calls = [self.others.submit(command_of(suited, job, digest=True)) for job in jobs[1:]]
         try:
-            for call, job in zip(calls, jobs, strict=True):
+            for call, job in zip(calls, jobs[1:], strict=True):
                 try:
                     replies.append(await self.reply(self.others, call, deadline))
                 except (NoScriptError, Broken):

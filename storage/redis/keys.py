@@ -14,7 +14,7 @@
 
 {prefix:topic:p}:<incarnation>:meta    hash   earliest, end, time, written, below, run, weak, gaps
 {prefix:topic:p}:<incarnation>:stream  stream <next>-<log time>: f = sealed records, w = bytes written before it
-{prefix:topic:p}:<incarnation>:marks   hash   producer -> msgpack of what is known of it
+{prefix:topic:p}:<incarnation>:marks   hash   producer -> msgpack [epoch's halves, last sequence's, seen_ms, stretches]
 {prefix:topic:p}:<incarnation>:bell    channel on which each append says the new end, a deletion says "gone"
 """
 

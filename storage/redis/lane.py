@@ -16,7 +16,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from dynlog.errors import Closed, ConfigurationError, DynlogError, LogUnavailable
@@ -29,7 +28,9 @@ STALL_S = 15.0
 """A connection on which a reply is this late is given up, whatever a new one says."""
 GRACE_S = 1.0
 """How long `Lane.close` waits for what is under way."""
+MOST_QUEUED = 16_384
 MOST_COMMANDS = 256
+"""At most so many commands, and bytes, leave at once."""
 MOST_BYTES = 4 << 20
 Command = Sequence[str | bytes | int]
 RUN = b"\0run"
@@ -62,16 +63,29 @@ class Lane:
         self._pump: asyncio.Task[None] | None = None
         self._probe: asyncio.Task[None] | None = None
         self._answered_at = 0.0
+        self._wanted = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._stale = False
         self._closed = False
         self.trouble: DynlogError | None = None
         """Why there is no connection now."""
 
     def submit(self, command: Command, size: int = 0) -> Call:
-        """Queues a command; commands submitted one after the other leave one after the other.  Raises Closed."""
+        """Queues a command; commands submitted one after the other leave one after the other.
+
+        Raises Closed, LogUnavailable if too many wait already.
+        """
         if self._closed:
             raise Closed("the log was closed")
+        if len(self._queue) >= MOST_QUEUED:
+            self._forget_abandoned()
+            if len(self._queue) >= MOST_QUEUED:
+                raise LogUnavailable(f"{MOST_QUEUED} commands wait for the server already: send fewer at once")
         call = Call(command, size)
         self._queue.append(call)
+        self._idle.clear()
+        self._wanted.set()
         if self._pump is None or self._pump.done():
             self._pump = asyncio.create_task(self._run(), name="dynlog-redis-lane")
         return call
@@ -80,13 +94,19 @@ class Lane:
         """Takes over a connection that was made elsewhere; only before the first command."""
         self._link = link
 
+    def renew(self) -> None:
+        """Has the next command go over a new connection, since what was learnt with this one is no longer true."""
+        self._stale = True
+
     async def close(self, grace: float = GRACE_S) -> None:
         """Waits for what is under way, at most a grace; whatever is left is told Closed."""
         self._closed = True
         pump, probe = self._pump, self._probe
         if pump is not None:
             if self._link is not None:
-                await asyncio.wait([pump], timeout=grace)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(grace):
+                        await self._idle.wait()
             pump.cancel()
             await asyncio.wait([pump])
         if probe is not None:
@@ -100,10 +120,18 @@ class Lane:
         self._link = self._spare = None
 
     async def _run(self) -> None:
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            await self._work()
+            self._idle.set()
+
+    async def _work(self) -> None:
         """Until nothing is queued."""
         waits = iter(Backoff(first=0.02, most=0.5))
         while self._queue:
-            if self._link is not None and await _is_dead(self._link):
+            if self._link is not None and (self._stale or await _is_dead(self._link)):
+                self._stale = False
                 await self._give_up()
             if self._link is None:
                 self._link, self._spare = self._spare, None
@@ -118,11 +146,15 @@ class Lane:
                 except DynlogError as error:
                     self.trouble = error
                     await asyncio.sleep(next(waits))
-                    self._queue = deque(call for call in self._queue if not call.reply.done())
+                    self._forget_abandoned()
                     continue
                 self.trouble = None
                 waits = iter(Backoff(first=0.02, most=0.5))
             await self._exchange(self._link, self._take())
+
+    def _forget_abandoned(self) -> None:
+        """Drops the commands that nobody waits for any more."""
+        self._queue = deque(call for call in self._queue if not call.reply.done())
 
     def _take(self) -> list[Call]:
         """What goes out next: everything queued, within bounds, whose caller is still there."""
@@ -165,7 +197,7 @@ class Lane:
                         if not call.reply.done():
                             call.reply.set_result(reply)
                     answered += 1
-        except (RedisError, OSError, EOFError, TimeoutError) as error:
+        except Exception as error:  # a spoilt stream makes redis-py's parser raise more than its own errors
             self.trouble = LogUnavailable(f"the connection broke: {str(error) or f'no reply for {STALL_S:g} s'}")
             self._fail(batch[answered:], Broken(str(error) or "no reply"))
             await self._give_up()
@@ -229,6 +261,8 @@ def _packed(command: Command, where: bytes) -> bytes:
 
 async def _is_dead(link: Link) -> bool:
     """Whether the server closed the connection, or said something unasked, since the last reply."""
-    with suppress(RedisError, OSError, RedisConnectionError):
-        return await link.connection.can_read()
+    # redis-py 8 renamed it; it looks and takes nothing.
+    unasked = getattr(link.connection, "can_read", None) or link.connection.can_read_destructive
+    with suppress(RedisError, OSError):
+        return bool(await unasked())
     return True

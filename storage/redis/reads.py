@@ -55,12 +55,15 @@ def gaps_of(text: bytes) -> list[Gap]:
 
 
 def page_of(reply: Sequence[bytes | int]) -> Page:
-    """The page in a READ's reply."""
-    _, end, gaps, ids, frames = reply
-    assert isinstance(gaps, bytes)
-    assert isinstance(ids, bytes)
-    assert isinstance(frames, bytes)
-    return Page(int(end), gaps_of(gaps) if gaps else [], list(_entries(ids, memoryview(frames))))
+    """The page in a READ's reply; raises LogCorrupt for one that was spoilt on its way."""
+    try:
+        _, end, gaps, ids, frames = reply
+        assert isinstance(gaps, bytes)
+        assert isinstance(ids, bytes)
+        assert isinstance(frames, bytes)
+        return Page(int(end), gaps_of(gaps) if gaps else [], list(_entries(ids, memoryview(frames))))
+    except ValueError as error:
+        raise LogCorrupt(f"a reply is not what the server's script gives ({error}): spoilt on its way") from None
 
 
 def _entries(ids: bytes, frames: memoryview) -> Iterator[Entry]:

@@ -15,15 +15,17 @@ from pathlib import Path
 
 import pytest
 
+from dynlog.errors import LogCorrupt, LogUnavailable, OutcomeUnknown
 from dynlog.open import open_log
+from dynlog.record import Mark, Record
 from dynlog.testing.redis import RedisServer
 from tests.faults.campaign import campaign
 from tests.faults.proxy import Direction, Network, Proxy
 
-pytestmark = pytest.mark.timeout(240)
-ROUNDS = 3
-OUTAGE_S = 3.0
-"""How long a fault lasts; `make soak` takes longer ones."""
+ROUNDS = int(os.environ.get("DYNLOG_ROUNDS") or 3)
+OUTAGE_S = float(os.environ.get("DYNLOG_OUTAGE_S") or 3)
+"""How long a fault lasts; a soak takes longer ones, and more rounds."""
+pytestmark = pytest.mark.timeout(120 + ROUNDS * (OUTAGE_S + 60))
 
 
 @pytest.fixture
@@ -95,6 +97,54 @@ async def test_connections_that_break_again_and_again_in_the_middle_of_a_reply(
                 await struck.wait()
 
     await campaign(f"redis://127.0.0.1:{proxy.port}/0", server.url, strike, ROUNDS, dice)
+
+
+async def test_a_bit_flipped_on_the_way_is_found_and_never_handed_out(server: RedisServer, proxy: Proxy) -> None:
+    big = [Record(parts=(os.urandom(20_000),)) for _ in range(2)]
+    async with open_log(f"redis://127.0.0.1:{proxy.port}/0") as log:
+        await log.create_topic("t")
+        await log.append("t", 0, big[:1])
+        position = await log.position("t", 0)
+        proxy.corrupt_next(Direction.TO_CLIENT, at_least=10_000)
+        with pytest.raises(LogCorrupt):
+            await log.read(position)
+        assert [item.record for item in await log.read(position)] == big[:1], "what is stored is sound"
+
+        proxy.corrupt_next(Direction.TO_SERVER, at_least=10_000)
+        await log.append("t", 0, big[1:])
+        with pytest.raises(LogCorrupt):
+            await log.read((await log.read(position)).next_position)
+        assert [(damage.start, damage.end) async for damage in log.verify()] == [(1, 2)]
+
+
+async def test_an_append_without_marks_whose_reply_is_lost_says_that_it_may_be_stored(
+    server: RedisServer, proxy: Proxy
+) -> None:
+    async with open_log(f"redis://127.0.0.1:{proxy.port}/0") as log:
+        await log.create_topic("t")
+        await log.append("t", 0, [Record(parts=(b"first",))])
+
+        def strike(way: Direction, piece: bytes) -> None:
+            if way is Direction.TO_CLIENT:
+                proxy.watch(None)
+                proxy.break_connections(reset=True)
+
+        proxy.watch(strike)
+        with pytest.raises(OutcomeUnknown):
+            await log.append("t", 0, [Record(parts=(b"unmarked",))])
+        proxy.watch(strike)
+        marked = [Record(parts=(b"marked",), mark=Mark("p", 1, 0))]
+        assert (await log.append("t", 0, marked)).offsets == (2,), "with marks it is sent again by itself"
+        proxy.set(Network.CUT)
+        with pytest.raises(LogUnavailable):
+            await log.topics(timeout=0.5)
+        started = time.monotonic()
+        with pytest.raises(LogUnavailable):
+            await log.append("t", 0, [Record(parts=(b"not sent",))], timeout=1)
+        assert time.monotonic() - started < 5
+        proxy.mend()
+        found = [bytes(item.record.parts[0]) for item in await log.read(await log.position("t", 0))]
+        assert found == [b"first", b"unmarked", b"marked"]
 
 
 async def test_closing_while_the_server_is_dead_stopped_or_silent_returns_in_seconds(

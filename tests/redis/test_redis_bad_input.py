@@ -150,6 +150,43 @@ async def test_a_full_server_refuses_an_append_whole_and_takes_it_once_there_is_
         assert (await log.append(TOPIC, 0, piece)).offsets == (stored,)
 
 
+async def test_a_server_that_cannot_write_its_data_refuses_by_name_and_goes_on_once_it_can(tmp_path: Path) -> None:
+    options = {"save": "3600 1", "dbfilename": "taken"}
+    async with (
+        RedisServer(tmp_path, appendfsync=None, options=options) as server,
+        open_log(server.url) as log,
+        Redis.from_url(server.url) as plain,
+    ):
+        await fill(log, 1)
+        (tmp_path / "taken").mkdir()
+        await plain.bgsave()
+
+        async def failed() -> bool:
+            return bool((await plain.info("persistence"))["rdb_last_bgsave_status"] == "err")
+
+        await eventually(failed, "a save failed")
+        with pytest.raises(LogUnavailable, match="disk space"):
+            await log.append(TOPIC, 0, records("a"), timeout=2)
+        assert await bodies(log) == ["r0"]
+        await plain.config_set("stop-writes-on-bgsave-error", "no")
+        assert (await log.append(TOPIC, 0, records("a"))).offsets == (1,)
+        await server.kill()  # it would not end by itself without having saved
+
+
+async def test_opening_waits_for_a_server_that_is_loading_its_data(tmp_path: Path) -> None:
+    options = {"key-load-delay": "20000", "loading-process-events-interval-bytes": "1024"}
+    async with RedisServer(tmp_path, appendfsync=None, options=options) as server:
+        async with open_log(server.url) as log:
+            await log.create_topic(TOPIC, partitions=50)
+            await log.append(TOPIC, 0, records("kept"))
+        async with Redis.from_url(server.url) as plain:
+            await plain.save()
+        await server.kill()
+        await server.start()
+        async with open_log(server.url) as log:
+            assert await bodies(log) == ["kept"]
+
+
 async def test_a_replica_is_refused_and_a_primary_that_becomes_one_says_so(tmp_path: Path) -> None:
     async with RedisServer(tmp_path / "p") as primary, open_log(primary.url) as log:
         await fill(log, 1)

@@ -17,6 +17,7 @@ from dynlog.log import Log
 from dynlog.open import open_log
 from dynlog.record import Mark, Record
 from dynlog.testing.redis import RedisServer
+from dynlog.timing import ManualClock
 from dynlog.topics import DurabilityLevel, Retention
 from tests.conformance.backend import TOPIC, after_turns, bodies, eventually, fill, marked, numbered, records, texts
 from tests.conformance.every_call import ALL_CALLS
@@ -215,6 +216,25 @@ async def test_durability_is_derived_anew_with_each_connection(tmp_path: Path) -
         await plain.client_kill_filter(skipme=True, _type="normal")
         await log.topics()
         assert log.capabilities.durability.level is DurabilityLevel.PROCESS
+
+
+async def test_a_change_of_the_settings_is_noticed_while_appending(tmp_path: Path) -> None:
+    clock = ManualClock()
+    async with (
+        RedisServer(tmp_path) as server,
+        open_log(server.url, clock=clock) as log,
+        Redis.from_url(server.url) as plain,
+    ):
+        await fill(log, 1)
+        await plain.config_set("appendfsync", "no")
+        clock.advance(60)
+
+        async def noticed() -> bool:
+            await log.append(TOPIC, 0, records("more"))
+            clock.advance(6)
+            return log.capabilities.durability.level is DurabilityLevel.PROCESS
+
+        await eventually(noticed, "the server promises less now")
 
 
 # Damage
