@@ -29,19 +29,17 @@ MIB = 1 << 20
 PROVIDER = Path(__file__).resolve().parents[1] / "scripts" / "servers" / "minio.sh"
 
 
-class Endless(io.RawIOBase):
+class Endless(io.BytesIO):
     """A stream of so many MiB, the same one again and again, that costs nothing to make."""
 
     def __init__(self, piece: bytes, size: int) -> None:
+        super().__init__()
         self._piece = piece
         self._left = size * MIB
 
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int | None = -1) -> bytes:
         """The next bytes, at most the piece's."""
-        taken = min(self._left, len(self._piece), self._left if size < 0 else size)
+        taken = min(self._left, len(self._piece), self._left if size is None or size < 0 else size)
         self._left -= taken
         return self._piece[:taken]
 
