@@ -22,7 +22,20 @@ def is_legal(key: str) -> bool:
 CHARACTERS = st.sampled_from(" !#-./0ab~\u00e9\U0001f600")
 SEGMENTS = st.one_of(
     st.text(CHARACTERS, min_size=1, max_size=4),
-    st.sampled_from(["a.json", ".dynlog", "x.b", "y" * 189 + ".a", "x" * 188 + "\u00e9", " " * 95, " " * 96, "/", "/"]),
+    st.sampled_from(
+        [
+            "a.json",
+            ".dynlog",
+            "x.b",
+            "y" * 189 + ".a",
+            "w" * 184 + ".a",
+            "x" * 188 + "\u00e9",
+            " " * 95,
+            " " * 96,
+            "/",
+            "/",
+        ]
+    ),
     st.integers(185, 395).map(lambda size: "z" * size),
 )
 KEYS = st.lists(SEGMENTS, min_size=1, max_size=6).map("".join).filter(is_legal)
