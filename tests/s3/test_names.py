@@ -58,10 +58,9 @@ def test_no_object_is_the_folder_of_another_nor_a_segment_longer_than_a_file_sys
 
 
 @settings(max_examples=500, deadline=None)
-@given(KEYS)
-def test_names_begin_with_what_all_keys_of_a_prefix_have_in_common(key: str) -> None:
-    name = encode(key)
-    assert all(name.startswith(encode(key[:size], whole=False)) for size in range(len(key) + 1))
+@given(KEYS, st.integers(0, 1000))
+def test_names_begin_with_what_all_keys_of_a_prefix_have_in_common(key: str, size: int) -> None:
+    assert encode(key).startswith(encode(key[:size], whole=False))
 
 
 @settings(max_examples=500, deadline=None)
