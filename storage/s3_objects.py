@@ -3,6 +3,10 @@
 ``s3://user:password@bucket/prefix?endpoint=http://host:port&region=us-east-1&ca=/path.pem``; what the URL leaves out
 comes from AWS's environment variables (see `dynlog.storage.s3.location`).  Bodies lie under names that other tools can
 read (`dynlog.storage.s3.names`), each with its SHA-256; durable as the server makes it before it answers.
+
+Two limits are the server's.  MinIO lets a put wait, up to 30 s, for whoever has begun to read the old body and reads no
+further.  And a request whose connection broke may still take effect after it was repeated: who puts one key again and
+again through a broken network can find the body before the last.
 """
 
 from __future__ import annotations

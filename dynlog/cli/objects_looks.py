@@ -120,9 +120,11 @@ async def _remove(place: Place, recursive: bool) -> int:
 def gc(
     url: PlaceUrl,
     older_than: Annotated[
-        float,
-        typer.Option(parser=parse_duration, metavar="DURATION", help="Leftovers that were left alone for so long."),
-    ] = STALE_AFTER_S,
+        float | None,
+        typer.Option(
+            parser=parse_duration, metavar="DURATION", help="What was left alone for so long; without, for 24h."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Free what nobody can read: expired objects, and what crashed puts and forgotten uploads left.
@@ -134,7 +136,7 @@ def gc(
 
     async def work() -> Collected:
         async with open_objects(url) as store:
-            return await store.gc(older_than_s=older_than)
+            return await store.gc(older_than_s=STALE_AFTER_S if older_than is None else older_than)
 
     done = run(work())
     if as_json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, NamedTuple
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import typer
 
@@ -51,8 +51,9 @@ def place_of(text: str) -> Place:
             path, key = _in_folder(text, parts.path)
         else:
             raise ConfigurationError(f"{url}: objects that a command can reach lie at s3://bucket/key or file:///path")
-    store = urlunsplit(("x", parts.netloc, path or "/", parts.query, "")).removeprefix("x")
-    return Place(f"{url.scheme}{store}", unquote(key))
+    # Not urlunsplit(): it drops the slashes of file:///a.
+    store = f"{parts.scheme}://{parts.netloc}{path or '/'}" + (f"?{parts.query}" if parts.query else "")
+    return Place(store, unquote(key))
 
 
 def _in_folder(text: str, path: str) -> tuple[str, str]:

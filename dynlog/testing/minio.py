@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -58,19 +59,8 @@ class MinioServer(NativeServer):
         return await asyncio.to_thread(self._answers)
 
     def _answers(self) -> bool:
-        if self._certificates is not None:
-            return self._listens_with_tls()
-        try:
-            with urllib.request.urlopen(f"{self.endpoint}/minio/health/ready", timeout=2) as answer:
-                return bool(answer.status == 200)
-        except (urllib.error.URLError, OSError):
-            return False
-
-    def _listens_with_tls(self) -> bool:
-        import ssl
-
         context = ssl.create_default_context()
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # whether it is up, not whose it is
         try:
             with urllib.request.urlopen(f"{self.endpoint}/minio/health/ready", timeout=2, context=context) as answer:
                 return bool(answer.status == 200)

@@ -51,9 +51,11 @@ class Collection:
         try:
             await self._work.write(f"gc of {key!r}", self._timeout, client.delete, name, {"If-Match": found.etag})
         except Refused as error:
-            if not (error.conflict or error.missing):
+            if error.conflict or error.missing:
+                return
+            if error.code != "NotImplemented":
                 raise self._work.translated(error, key) from error
-            return
+            await self._ask(client.delete, name)
         self._done = replace(self._done, expired=self._done.expired + 1, bytes=self._done.bytes + found.info.size)
 
     async def _notes(self) -> None:

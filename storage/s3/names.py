@@ -96,15 +96,16 @@ def decode(name: str) -> str | None:
         character = name[at]
         if character == "/":
             at += 1
-            if size >= CUT or "".join(key) == OWN:
+            if key[-2:] == list(_FOLDER_MARK):
+                key[-2:] = "/"
+                size = 0
+            elif size >= CUT or "".join(key) == OWN:
                 if name[at : at + 1] not in ("0", "1", "2"):
                     return None
                 key.append("/" if name[at] == "1" else "")
                 at += 1
                 size = 1
             else:
-                if key[-2:] == list(_FOLDER_MARK):
-                    del key[-2:]
                 key.append("/")
                 size = 0
             continue

@@ -16,6 +16,8 @@ class Proxy:
         self._flows: set[asyncio.Task[None]] = set()
         self._refusing = False
         self._left: int | None = None
+        self._then_refuse = False
+        self._answer_to: bytes | None = None
         self.was_cut = asyncio.Event()
         self.forwarded = 0
 
@@ -30,6 +32,11 @@ class Proxy:
         self.was_cut.clear()
         self._left = size
         self._then_refuse = then_refuse
+
+    def cut_answer_to(self, method: str) -> None:
+        """Lets the next request by that method through and cuts the connection before its answer."""
+        self.was_cut.clear()
+        self._answer_to = method.encode()
 
     def refuse(self) -> None:
         """Cuts all connections and takes no new ones."""
@@ -56,8 +63,9 @@ class Proxy:
             there, back = await asyncio.open_connection("127.0.0.1", self._target)
             try:
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(self._flow(reader, back))
-                    group.create_task(self._flow(there, writer))
+                    asked = asyncio.Event()
+                    group.create_task(self._flow(reader, back, asked, request=True))
+                    group.create_task(self._flow(there, writer, asked, request=False))
             finally:
                 back.transport.abort()
         except (OSError, asyncio.CancelledError, ExceptionGroup):
@@ -66,8 +74,16 @@ class Proxy:
             self._flows.discard(task)
             writer.transport.abort()
 
-    async def _flow(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _flow(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, asked: asyncio.Event, *, request: bool
+    ) -> None:
         while piece := await reader.read(1 << 16):
+            if self._answer_to is not None and request and piece.startswith(self._answer_to):
+                asked.set()
+            if self._answer_to is not None and not request and asked.is_set():
+                self._answer_to = None
+                self._cut()
+                return
             if self._left is not None:
                 self._left -= len(piece)
                 if self._left <= 0:
