@@ -14,7 +14,7 @@ from dynlog.membership import GroupTiming
 from tests.conformance.backend import PATIENCE_S, TOPIC, fill, numbered
 from tests.consume.backend import GROUP, ConsumeBackend, body, committed, member, nothing_comes, take, until
 from tests.consume.deaf import DeafLog
-from tests.faults import FaultyLog
+from tests.faulty import FaultyLog
 
 
 class ZombieSuite(ConsumeBackend):

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from dynlog.testing.minio import MinioServer
-from tests.servers import program
+from dynlog.testing.programs import find_program
 
 BUCKET = "objects"
 _NUMBERS = itertools.count()
@@ -19,7 +19,9 @@ _NUMBERS = itertools.count()
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def minio(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MinioServer]:
     """The shared server, with one bucket."""
-    server = MinioServer(tmp_path_factory.mktemp("minio"), program=program("minio"))
+    server = MinioServer(
+        tmp_path_factory.mktemp("minio"), program=find_program("minio", provide="`make servers` provides it")
+    )
     async with server:
         await server.make_bucket(BUCKET)
         yield server
@@ -40,7 +42,7 @@ def store_url(minio: MinioServer, prefix: str) -> str:
 @pytest.fixture
 async def own_minio(tmp_path: Path) -> AsyncIterator[MinioServer]:
     """A server of the test's own, to be killed, paused and cut off."""
-    server = MinioServer(tmp_path / "minio", program=program("minio"))
+    server = MinioServer(tmp_path / "minio", program=find_program("minio", provide="`make servers` provides it"))
     async with server:
         await server.make_bucket(BUCKET)
         yield server

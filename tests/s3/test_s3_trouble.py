@@ -16,9 +16,9 @@ from dynlog.errors import ConfigurationError, ObjectCorrupt, ObjectExists, Objec
 from dynlog.open import open_objects
 from dynlog.testing.minio import MinioServer
 from dynlog.testing.process import free_port
+from dynlog.testing.programs import find_program
 from tests.conformance.object_backend import PATIENCE_S, keys
 from tests.s3.conftest import BUCKET
-from tests.servers import program
 
 OWN = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION",
        "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_PROFILE")  # fmt: skip
@@ -137,7 +137,11 @@ async def with_tls(tmp_path: Path) -> AsyncIterator[tuple[MinioServer, Path]]:
     """A server that speaks TLS, and the file of the authority of its certificate."""
     certificates = tmp_path / "certificates"
     await asyncio.to_thread(certify, certificates)
-    server = MinioServer(tmp_path / "minio", program=program("minio"), certificates=certificates)
+    server = MinioServer(
+        tmp_path / "minio",
+        program=find_program("minio", provide="`make servers` provides it"),
+        certificates=certificates,
+    )
     async with server:
         await server.make_bucket(BUCKET)
         yield server, certificates / "public.crt"
