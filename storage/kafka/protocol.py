@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from io import BytesIO
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any
 
 from aiokafka.protocol.abstract import AbstractType
 from aiokafka.protocol.api import Request, RequestStruct, Response
@@ -30,8 +30,6 @@ NO_ID = bytes(16)
 _NAME = CompactString("utf-8")
 _TAGS = ("tags", TaggedFields)
 _NO_TAGS: dict[int, bytes] = {}
-
-S = TypeVar("S", bound=RequestStruct)
 
 
 class Uuid(AbstractType[bytes]):
@@ -188,34 +186,23 @@ class _DeleteTopicsStruct(RequestStruct):
     SCHEMA = Schema(("topics", CompactArray(("name", _NAME), ("topic_id", Uuid), _TAGS)), ("timeout_ms", Int32), _TAGS)
 
 
-class _OneVersion(Request[S], Generic[S]):
-    """A request of which the engine speaks exactly one version."""
-
-    API_KEY: ClassVar[int] = -1
-
-    def __init__(self, *fields: Any) -> None:
-        self._fields = fields
-
-    def build(self, request_struct_class: type[S]) -> S:
-        return request_struct_class(*self._fields)
-
-
-class MetadataRequest(_OneVersion[_MetadataStruct]):
+class MetadataRequest(Request[_MetadataStruct]):
     """Brokers, and topics with their ids and leaders; never creates a topic."""
 
     API_KEY = 3
-    _CLASSES = (_MetadataStruct,)
 
     def __init__(self, names: Sequence[str] | None) -> None:
         topics = None if names is None else [(NO_ID, name, _NO_TAGS) for name in names]
-        super().__init__(topics, False, False, _NO_TAGS)
+        self._fields = (topics, False, False, _NO_TAGS)
+
+    def build(self, request_struct_class: type[_MetadataStruct]) -> _MetadataStruct:
+        return request_struct_class(*self._fields)
 
 
-class FetchRequest(_OneVersion[_FetchStruct]):
+class FetchRequest(Request[_FetchStruct]):
     """Records of committed transactions and of none, by topic id; ``wanted`` is (topic id, partition, offset)."""
 
     API_KEY = 1
-    _CLASSES = (_FetchStruct,)
 
     def __init__(
         self, wanted: Sequence[tuple[bytes, int, int]], *, wait_ms: int, max_bytes: int, each_bytes: int
@@ -224,14 +211,19 @@ class FetchRequest(_OneVersion[_FetchStruct]):
         for topic_id, partition, offset in wanted:
             topics.setdefault(topic_id, []).append((partition, -1, offset, -1, -1, each_bytes, _NO_TAGS))
         listed = [(topic_id, partitions, _NO_TAGS) for topic_id, partitions in topics.items()]
-        super().__init__(-1, wait_ms, 1, max_bytes, 1, 0, -1, listed, [], "", _NO_TAGS)
+        self._fields = (-1, wait_ms, 1, max_bytes, 1, 0, -1, listed, [], "", _NO_TAGS)
+
+    def build(self, request_struct_class: type[_FetchStruct]) -> _FetchStruct:
+        return request_struct_class(*self._fields)
 
 
-class DeleteTopicsRequest(_OneVersion[_DeleteTopicsStruct]):
+class DeleteTopicsRequest(Request[_DeleteTopicsStruct]):
     """Deletes one incarnation of a topic, by its id."""
 
     API_KEY = 20
-    _CLASSES = (_DeleteTopicsStruct,)
 
     def __init__(self, topic_id: bytes, timeout_ms: int) -> None:
-        super().__init__([(None, topic_id, _NO_TAGS)], timeout_ms, _NO_TAGS)
+        self._fields = ([(None, topic_id, _NO_TAGS)], timeout_ms, _NO_TAGS)
+
+    def build(self, request_struct_class: type[_DeleteTopicsStruct]) -> _DeleteTopicsStruct:
+        return request_struct_class(*self._fields)
