@@ -4,8 +4,9 @@
 
 The prefix is this log's own: its topics are ``<prefix>.<name>`` in Kafka, its own topic is ``__dynlog.<prefix>``.
 Options: ``replication`` of topics that it makes (default: the broker's), ``max_batch_bytes`` (at most the broker's),
-``compression`` (none, gzip, snappy, lz4, zstd), ``tls=true`` with ``tls_ca``, ``tls_cert``, ``tls_key`` (files), ``sasl``
-(plain, scram-sha-256, scram-sha-512).  User and password may stand in DYNLOG_KAFKA_USER and DYNLOG_KAFKA_PASSWORD.
+``compression`` (none, gzip, snappy, lz4, zstd), ``tls=true`` with ``tls_ca``, ``tls_cert``, ``tls_key`` (files),
+``sasl`` (plain, scram-sha-256, scram-sha-512).  The environment's DYNLOG_KAFKA_USER and DYNLOG_KAFKA_PASSWORD do for
+user and password.
 
 How a record is a message: `dynlog.storage.kafka.messages`.  Marks are not checked by the broker: the reader's dedupe
 table decides, by log order.  Log time is the broker's.  A log is created by the first who opens it, and nothing else
@@ -303,15 +304,15 @@ class KafkaLog(Log):
         damages = [damage async for damage in self.verify()]
         if damages:
             raise ConfigurationError(
-                f"{self._url} has {len(damages)} damaged places, the first in topic {damages[0].topic}: Kafka's data is "
-                "Kafka's to mend; move the partition to a sound replica (kafka-reassign-partitions.sh), or give up what "
-                "lies below with kafka-delete-records.sh"
+                f"{self._url} has {len(damages)} damaged places, the first in topic {damages[0].topic}: Kafka's data "
+                "is Kafka's to mend; move the partition to a sound replica (kafka-reassign-partitions.sh), or give up "
+                "what lies below with kafka-delete-records.sh"
             )
         return []
 
     async def backup(self, path: Path) -> None:
         self._check_open()
         raise ConfigurationError(
-            f"{self._url} cannot be written to {path}: copy it with MirrorMaker 2 (connect-mirror-maker.sh) into another "
-            "cluster"
+            f"{self._url} cannot be written to {path}: copy it with MirrorMaker 2 (connect-mirror-maker.sh) into "
+            "another cluster"
         )

@@ -1,4 +1,4 @@
-"""A real Kafka for tests: one node or three, KRaft, on loopback, from the jars that scripts/servers/kafka.sh provides."""
+"""A real Kafka for tests: one node or three, KRaft, on loopback; scripts/servers/kafka.sh provides the program."""
 
 from __future__ import annotations
 

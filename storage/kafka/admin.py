@@ -44,8 +44,8 @@ _READ_COMMITTED = 1
 
 async def create_topic(cluster: Cluster, name: str, partitions: int, replication: int, deadline: Deadline) -> Place:
     """The topic, made now or there before, once every partition has a leader; ConfigurationError if it cannot be."""
-    asked = (name, partitions, replication, [], list(KEPT_FOR_EVER.items()))
-    request = CreateTopicsRequest([asked], round(min(deadline.remaining, ANSWER_S) * 1000), False)  # type: ignore[list-item]
+    asked: tuple[Any, ...] = (name, partitions, replication, [], list(KEPT_FOR_EVER.items()))
+    request = CreateTopicsRequest([asked], round(min(deadline.remaining, ANSWER_S) * 1000), False)
     await _until_accepted(lambda: cluster.ask_any(request, deadline), _created(name), deadline)
     return await visible(cluster, name, deadline)
 

@@ -2,8 +2,8 @@
 
 Each partition has a lane: while one batch is on its way, what arrives queues and then leaves together in the next one.
 A batch that got no answer is sent again with the same producer id and sequence, which the broker stores once
-(Kafka's idempotent producer), until the last of its callers' deadlines.  A batch that was given up may still arrive: the
-lane then goes on under a new producer id.  A cancelled caller's append is taken out of the queue, or, once sent, goes on.
+(Kafka's idempotent producer), until the last of its callers' deadlines.  A batch that was given up may still arrive:
+the lane then goes on under a new producer id.  A cancelled caller's append leaves the queue, or, once sent, goes on.
 """
 
 from __future__ import annotations
@@ -169,54 +169,53 @@ class Lanes:
     async def _deliver(self, lane: _Lane, group: Sequence[_Waiting]) -> None:
         """One batch until its fate is known or its time is over."""
         deadline = max((waiting.deadline for waiting in group), key=lambda deadline: deadline.remaining)
-        count = sum(len(waiting.messages) for waiting in group)
+        try:
+            base, log_time_ms = await self._stored(lane, group, deadline)
+        except DynlogError as error:
+            if isinstance(error, OutcomeUnknown):
+                lane.identity = self._shared = None  # it may still arrive: nothing may take its sequence
+            self._fail(group, error)
+        else:
+            lane.sequence = (lane.sequence + sum(len(waiting.messages) for waiting in group)) % _SEQUENCES
+            self._succeed(group, base, log_time_ms)
+
+    async def _stored(self, lane: _Lane, group: Sequence[_Waiting], deadline: Deadline) -> Stored:
+        """Sends one batch until it is stored; OutcomeUnknown if it was given up after an attempt that may have been."""
         ambiguous: DynlogError | None = None
-        last: DynlogError = NotSent("no attempt was made")
         batch: bytes | None = None
         for pause in BACKOFF:
             try:
                 if lane.identity is None:
                     lane.identity, lane.sequence, batch = await self._identity(deadline), 0, None
-                if batch is None:
-                    batch = self._batch(lane, lane.identity, group)
-                code, base, log_time_ms = await self._produce(lane, batch, deadline)
-            except NoAnswer as error:
-                self._cluster.forget(lane.name)
-                ambiguous = last = error
+                batch = batch or self._batch(lane, lane.identity, group)
+                code, stored = await self._produce(lane, batch, deadline)
             except LogUnavailable as error:
                 self._cluster.forget(lane.name)
-                last = error
+                last: DynlogError = error
+                ambiguous = error if isinstance(error, NoAnswer) else ambiguous
             except (ConfigurationError, TopicNotFound, Closed) as error:
-                return self._fail(group, error if ambiguous is None else self._unknown(lane, error))
+                raise self._judged(lane, error, ambiguous) from error
             else:
                 if code == 0:
-                    lane.sequence = (lane.sequence + count) % _SEQUENCES
-                    return self._succeed(group, base, log_time_ms)
-                last = LogUnavailable(f"the broker answers {name_of(code)}", topic=lane.name, partition=lane.partition)
+                    return stored
+                last = refused(code, "an append", topic=lane.name, partition=lane.partition)
                 if code in LOST_SEQUENCE and ambiguous is None:
                     lane.identity = self._shared = None
                 elif code not in TRANSIENT:
-                    error = refused(code, "an append", topic=lane.name, partition=lane.partition)
-                    if ambiguous is not None:
-                        lane.identity = self._shared = None
-                        error = self._unknown(lane, error)
-                    return self._fail(group, error)
-                else:
-                    self._cluster.forget(lane.name)
-                    if code not in NOT_STORED:
-                        ambiguous = last
-                    elif code in GONE and not await self._exists(lane, deadline):
-                        gone = TopicNotFound("the brokers do not know the topic", topic=lane.name)
-                        return self._fail(group, gone if ambiguous is None else self._unknown(lane, gone))
+                    raise self._judged(lane, last, ambiguous)
+                self._cluster.forget(lane.name)
+                if code in GONE and not await self._exists(lane, deadline):
+                    gone = TopicNotFound("the brokers do not know the topic", topic=lane.name)
+                    raise self._judged(lane, gone, ambiguous)
+                if code not in NOT_STORED and code not in LOST_SEQUENCE:
+                    ambiguous = last
             if deadline.remaining <= pause:
-                break
+                raise self._judged(lane, last, ambiguous)
             await asyncio.sleep(pause)
-        if ambiguous is not None:
-            lane.identity = self._shared = None  # it may still arrive: nothing may take its sequence
-        self._fail(group, last if ambiguous is None else self._unknown(lane, ambiguous))
+        raise AssertionError("a backoff never ends")
 
-    async def _produce(self, lane: _Lane, batch: bytes, deadline: Deadline) -> tuple[int, int, int]:
-        """(error code, first offset, log time) of one attempt."""
+    async def _produce(self, lane: _Lane, batch: bytes, deadline: Deadline) -> tuple[int, Stored]:
+        """Error code and place of one attempt."""
         node = await self._cluster.leader(lane.name, lane.partition, deadline)
         if node is None:
             if not await self._exists(lane, deadline):
@@ -226,7 +225,7 @@ class Lanes:
         request = ProduceRequest(None, _ACKS_ALL, timeout_ms, [(lane.name, [(lane.partition, batch)])])
         answer = await self._cluster.ask_node(node, Purpose.APPEND, request, deadline)
         ((_, ((_, code, base, log_time_ms, *_),)),) = answer.topics
-        return code, base, log_time_ms
+        return code, Stored(base, log_time_ms)
 
     async def _exists(self, lane: _Lane, deadline: Deadline) -> bool:
         return lane.name in await self._cluster.describe([lane.name], deadline)
@@ -234,7 +233,7 @@ class Lanes:
     async def _identity(self, deadline: Deadline) -> _Identity:
         """A producer id whose count in this lane has not begun.  Lanes share one until one of them has to leave it."""
         if self._shared is None:
-            answer = await self._cluster.ask_any(InitProducerIdRequest(None, 0), deadline)  # type: ignore[arg-type]
+            answer = await self._cluster.ask_any(InitProducerIdRequest(None, 0), deadline)
             if answer.error_code in TRANSIENT:
                 raise NotSent(f"no producer id: {name_of(answer.error_code)}")
             if answer.error_code:
@@ -255,11 +254,15 @@ class Lanes:
         return bytes(builder.build())
 
     @staticmethod
-    def _unknown(lane: _Lane, cause: DynlogError) -> OutcomeUnknown:
+    def _judged(lane: _Lane, error: DynlogError, ambiguous: DynlogError | None) -> DynlogError:
+        """What to tell about a batch that is given up for ``error``."""
+        if ambiguous is None:
+            return error
         return OutcomeUnknown(
-            f"it may or may not be stored ({cause}); repeat it under the same marks, or read the topic",
-            topic=lane.name, partition=lane.partition,
-        )  # fmt: skip
+            f"it may or may not be stored ({ambiguous}); repeat it under the same marks, or read the topic",
+            topic=lane.name,
+            partition=lane.partition,
+        )
 
     @staticmethod
     def _succeed(group: Sequence[_Waiting], base: int, log_time_ms: int) -> None:

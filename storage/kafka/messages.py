@@ -103,8 +103,7 @@ class ColumnsBuilder:
             try:
                 body = self._read_headers(len(self.offsets), body, headers)
             except (struct.error, ValueError, TypeError) as error:
-                raise MalformedRecord(f"the message at offset {offset} has dl. headers that are not dynlog's: {error}") \
-                    from None  # fmt: skip
+                raise MalformedRecord(f"offset {offset}: the message's dl. headers are not dynlog's: {error}") from None
         self.offsets.append(offset)
         self.log_times.append(log_time_ms)
         self._keys.append(key)

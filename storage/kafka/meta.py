@@ -1,6 +1,6 @@
 """A log's own topic, folded: every question is answered at its end, every change is an entry whose place decides.
 
-The topic has one partition and is named ``__dynlog`` or ``__dynlog.<prefix>``; its Kafka topic id is the log's identity.
+The topic has one partition and is called ``__dynlog`` or ``__dynlog.<prefix>``; its topic id is the log's identity.
 An entry is a message whose value is msgpack ``[kind, id, fields]``.  So that it does not grow without bound, whoever
 writes the entry after which 2,000 have come since the last snapshot writes another one: the state as of an offset, in
 pieces (kind ``snapshot``, fields ``[as of, piece, pieces, bytes]``), and truncates what lies below that offset.  Who

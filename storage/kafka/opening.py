@@ -1,4 +1,4 @@
-"""Opening a log: its own topic found or made, and its capabilities derived from the settings that are in force there."""
+"""Opening a log: its own topic found or made, its capabilities derived from the settings that are in force there."""
 
 from __future__ import annotations
 

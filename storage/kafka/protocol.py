@@ -32,7 +32,7 @@ _TAGS = ("tags", TaggedFields)
 _NO_TAGS: dict[int, bytes] = {}
 
 
-class Uuid(AbstractType[bytes]):
+class Uuid(AbstractType[bytes]):  # type: ignore[misc]
     """Sixteen bytes."""
 
     @classmethod
@@ -44,7 +44,7 @@ class Uuid(AbstractType[bytes]):
         return data.read(16)
 
 
-class _MetadataResponse(Response):
+class _MetadataResponse(Response):  # type: ignore[misc]
     API_KEY = 3
     API_VERSION = 12
     SCHEMA = Schema(
@@ -80,7 +80,7 @@ class _MetadataResponse(Response):
     )
 
 
-class _MetadataStruct(RequestStruct):
+class _MetadataStruct(RequestStruct):  # type: ignore[misc]
     API_KEY = 3
     API_VERSION = 12
     FLEXIBLE_VERSION = True
@@ -93,7 +93,7 @@ class _MetadataStruct(RequestStruct):
     )
 
 
-class _FetchResponse(Response):
+class _FetchResponse(Response):  # type: ignore[misc]
     API_KEY = 1
     API_VERSION = 13
     SCHEMA = Schema(
@@ -125,7 +125,7 @@ class _FetchResponse(Response):
     )
 
 
-class _FetchStruct(RequestStruct):
+class _FetchStruct(RequestStruct):  # type: ignore[misc]
     API_KEY = 1
     API_VERSION = 13
     FLEXIBLE_VERSION = True
@@ -163,7 +163,7 @@ class _FetchStruct(RequestStruct):
     )
 
 
-class _DeleteTopicsResponse(Response):
+class _DeleteTopicsResponse(Response):  # type: ignore[misc]
     API_KEY = 20
     API_VERSION = 6
     SCHEMA = Schema(
@@ -178,7 +178,7 @@ class _DeleteTopicsResponse(Response):
     )  # fmt: skip
 
 
-class _DeleteTopicsStruct(RequestStruct):
+class _DeleteTopicsStruct(RequestStruct):  # type: ignore[misc]
     API_KEY = 20
     API_VERSION = 6
     FLEXIBLE_VERSION = True
@@ -186,20 +186,20 @@ class _DeleteTopicsStruct(RequestStruct):
     SCHEMA = Schema(("topics", CompactArray(("name", _NAME), ("topic_id", Uuid), _TAGS)), ("timeout_ms", Int32), _TAGS)
 
 
-class MetadataRequest(Request[_MetadataStruct]):
+class MetadataRequest(Request[_MetadataStruct]):  # type: ignore[misc]
     """Brokers, and topics with their ids and leaders; never creates a topic."""
 
     API_KEY = 3
 
     def __init__(self, names: Sequence[str] | None) -> None:
         topics = None if names is None else [(NO_ID, name, _NO_TAGS) for name in names]
-        self._fields = (topics, False, False, _NO_TAGS)
+        self._fields: tuple[Any, ...] = (topics, False, False, _NO_TAGS)
 
     def build(self, request_struct_class: type[_MetadataStruct]) -> _MetadataStruct:
         return request_struct_class(*self._fields)
 
 
-class FetchRequest(Request[_FetchStruct]):
+class FetchRequest(Request[_FetchStruct]):  # type: ignore[misc]
     """Records of committed transactions and of none, by topic id; ``wanted`` is (topic id, partition, offset)."""
 
     API_KEY = 1
@@ -211,19 +211,19 @@ class FetchRequest(Request[_FetchStruct]):
         for topic_id, partition, offset in wanted:
             topics.setdefault(topic_id, []).append((partition, -1, offset, -1, -1, each_bytes, _NO_TAGS))
         listed = [(topic_id, partitions, _NO_TAGS) for topic_id, partitions in topics.items()]
-        self._fields = (-1, wait_ms, 1, max_bytes, 1, 0, -1, listed, [], "", _NO_TAGS)
+        self._fields: tuple[Any, ...] = (-1, wait_ms, 1, max_bytes, 1, 0, -1, listed, [], "", _NO_TAGS)
 
     def build(self, request_struct_class: type[_FetchStruct]) -> _FetchStruct:
         return request_struct_class(*self._fields)
 
 
-class DeleteTopicsRequest(Request[_DeleteTopicsStruct]):
+class DeleteTopicsRequest(Request[_DeleteTopicsStruct]):  # type: ignore[misc]
     """Deletes one incarnation of a topic, by its id."""
 
     API_KEY = 20
 
     def __init__(self, topic_id: bytes, timeout_ms: int) -> None:
-        self._fields = ([(None, topic_id, _NO_TAGS)], timeout_ms, _NO_TAGS)
+        self._fields: tuple[Any, ...] = ([(None, topic_id, _NO_TAGS)], timeout_ms, _NO_TAGS)
 
     def build(self, request_struct_class: type[_DeleteTopicsStruct]) -> _DeleteTopicsStruct:
         return request_struct_class(*self._fields)

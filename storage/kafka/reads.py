@@ -7,7 +7,15 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 
 from dynlog.batch import Batch, Position
-from dynlog.errors import LogCorrupt, LogDiverged, LogUnavailable, MalformedRecord, OffsetTruncated, TopicNotFound
+from dynlog.errors import (
+    DynlogError,
+    LogCorrupt,
+    LogDiverged,
+    LogUnavailable,
+    MalformedRecord,
+    OffsetTruncated,
+    TopicNotFound,
+)
 from dynlog.storage.kafka import admin
 from dynlog.storage.kafka.cluster import BACKOFF, Cluster
 from dynlog.storage.kafka.failures import GONE, OFFSET_OUT_OF_RANGE, TRANSIENT, name_of, refused
@@ -83,7 +91,7 @@ class Reads:
             try:
                 fetched = await fetch(self._cluster, spot, max_bytes, deadline)
             except LogUnavailable as error:
-                last = error
+                last: DynlogError = error
                 if not self._cluster.known(spot.name):
                     await self._check_there(position, deadline, waited)
             else:

@@ -1,8 +1,8 @@
 """Which topics there are: what the log's own topic says, checked against what Kafka has under that name now.
 
 * A topic is the incarnation that Kafka's topic id names; deleted and made anew by whatever tool, it is another one.
-* A topic is created once: its intent is an entry, then Kafka creates it, and the first who announces it made it.  Whoever
-  dies in between leaves an intent, and the next one who creates the topic goes on from there.
+* A topic is created once: the intent is an entry, then Kafka creates it, and the first who announces it made it.
+  Whoever dies in between leaves an intent, and the next one who creates the topic goes on from there.
 * A topic that others made is readable as it is; it becomes known (``adopt``) when somebody holds or labels it.
 """
 

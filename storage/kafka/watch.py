@@ -1,4 +1,4 @@
-"""Waiting at the end: one long poll per broker for all partitions that somebody waits in, so an idle wait costs nothing.
+"""Waiting at the end: one long poll per broker for all partitions that somebody waits in, so idling costs nothing.
 
 A partition stays in the poll a few seconds after the last one who waited left, since who follows comes back at once.
 A poll cannot be changed while it is under way: partitions that are new are polled on a second connection, in shorter
