@@ -28,6 +28,7 @@ CLOSE_S = 2.0
 _NEVER_MS = 3_600_000
 _CREDENTIALS = (
     aiokafka.errors.AuthenticationFailedError,
+    aiokafka.errors.SaslAuthenticationFailed,
     aiokafka.errors.UnsupportedSaslMechanismError,
     aiokafka.errors.IllegalSaslStateError,
 )
@@ -124,16 +125,15 @@ class Wires:
                 f"TLS with the broker {address} failed: {error}; check tls_ca, and that this port speaks TLS"
             ) from None
         except (OSError, aiokafka.errors.KafkaError) as error:
-            raise NotSent(f"no connection to the broker {address}: {error}{self._hint}") from error
+            raise NotSent(f"no connection to the broker {address}: {str(error) or repr(error)}{self._hint}") from error
         except (ValueError, IndexError, AssertionError) as error:
             raise NotSent(f"what listens at {address} is no Kafka broker: {error!r}{self._hint}") from error
 
     @property
     def _hint(self) -> str:
         """What is often the reason when a broker hangs up or says nothing."""
-        missing = [] if self._settings.tls else ["TLS (tls=true)"]
-        missing += [] if self._settings.user is not None else ["a user and a password"]
-        return f"; check host and port, and whether it wants {' or '.join(missing)}" if missing else ""
+        tls = "whether that port speaks TLS" if self._settings.tls else "whether it wants TLS (tls=true)"
+        return f"; check host and port, {tls}{'' if self._settings.user else ' or a user and a password'}"
 
     def _check_open(self) -> None:
         if self._closed:

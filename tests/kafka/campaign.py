@@ -1,8 +1,8 @@
 """Load on a log while its brokers fail, and the oracle outside that judges what the log holds afterwards.
 
-Two producers append marked records and note what was acknowledged; a reader with a dedupe table follows; a group commits
-what was read.  Afterwards: nothing acknowledged is missing, the reader saw nothing twice, in each producer's order, and
-what was committed is not behind what the last acknowledged commit said.
+Two producers append marked records and note what was acknowledged; a reader with a dedupe table follows; a group
+commits what was read.  Afterwards: nothing acknowledged is missing, the reader saw nothing twice,
+in each producer's order, and what was committed is not behind what the last acknowledged commit said.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A TCP proxy before one broker whose network fails when told: ``held`` passes nothing on, ``cut`` closes everything."""
+"""A TCP proxy before one broker whose network fails when told: held passes nothing on, cut closes everything."""
 
 from __future__ import annotations
 

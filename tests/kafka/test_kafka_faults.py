@@ -1,4 +1,4 @@
-"""A broker that is killed, paused or cut off in the middle of the load: nothing acknowledged is lost, nothing doubled."""
+"""A broker that is killed, paused or cut off in the middle of the load: nothing acknowledged is lost or doubled."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ async def broker(kafka_program: Path, tmp_path: Path) -> AsyncIterator[Broker]:
     port, hidden = free_port(), free_port()
     settings = {"advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}"}
     proxy = Proxy(port, hidden)
-    async with KafkaServer(tmp_path / "kafka", kafka_program, port=hidden, settings=settings) as server:
-        async with proxy.running():
-            yield Broker(server, proxy, port)
+    server = KafkaServer(tmp_path / "kafka", kafka_program, port=hidden, settings=settings)
+    async with server, proxy.running():
+        yield Broker(server, proxy, port)
 
 
 @pytest.mark.timeout(200)
