@@ -61,6 +61,7 @@ class Wires:
         self._settings = settings
         self._open: dict[tuple[Address, Purpose], AIOKafkaConnection] = {}
         self._opening: dict[tuple[Address, Purpose], asyncio.Lock] = {}
+        self._answered = False
         self._closed = False
 
     async def ask(self, address: Address, purpose: Purpose, request: Any, seconds: float) -> Any:
@@ -68,7 +69,9 @@ class Wires:
         connection = await self._connection(address, purpose, min(seconds, CONNECT_S))
         try:
             async with asyncio.timeout(seconds):
-                return await connection.send(request)
+                answer = await connection.send(request)
+                self._answered = True
+                return answer
         except TimeoutError:
             if seconds >= ANSWER_S:
                 self._drop(address, purpose, connection)
@@ -77,7 +80,7 @@ class Wires:
             raise ConfigurationError(f"the broker {address} is older than Kafka {OLDEST_BROKER}: upgrade it") from None
         except (OSError, aiokafka.errors.KafkaError) as error:
             self._drop(address, purpose, connection)
-            raise NoAnswer(f"the connection to the broker {address} broke: {error}") from error
+            raise NoAnswer(f"the connection to the broker {address} broke: {error}{self._hint}") from error
         except (ValueError, IndexError, AssertionError) as error:
             self._drop(address, purpose, connection)
             raise NoAnswer(f"the broker {address} sent what is no answer: {error!r}") from error
@@ -131,7 +134,9 @@ class Wires:
 
     @property
     def _hint(self) -> str:
-        """What is often the reason when a broker hangs up or says nothing."""
+        """What is often the reason when a broker that never answered hangs up or says nothing."""
+        if self._answered:
+            return ""
         tls = "whether that port speaks TLS" if self._settings.tls else "whether it wants TLS (tls=true)"
         return f"; check host and port, {tls}{'' if self._settings.user else ' or a user and a password'}"
 
