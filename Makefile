@@ -21,6 +21,7 @@ $(STAMP): constraints.txt pyproject.toml scripts/install.sh
 
 servers: ## The real servers that tests talk to, built once per version into ~/.cache/dynlog
 	@scripts/servers/nats.sh
+	@scripts/servers/kafka.sh
 
 demo: install ## A fleet, a router that is killed, and its state back from the log
 	@$(BIN)/dynlog demo

@@ -43,6 +43,7 @@ class Cluster:
     def __init__(self, settings: Settings) -> None:
         self._bootstrap = [Address(*place) for place in settings.brokers]
         self._brokers: dict[int, Address] = {}
+        self._answered: list[Address] = []  # the one that answered last is asked first
         self._places: dict[str, Place] = {}
         self._wires = Wires(settings)
 
@@ -57,15 +58,19 @@ class Cluster:
 
     async def ask_any(self, request: Any, deadline: Deadline) -> Any:
         """The answer of whichever broker answers; each is asked once.  Raises LogUnavailable."""
-        known = dict.fromkeys([*self._brokers.values(), *self._bootstrap])
+        known = dict.fromkeys([*self._answered, *self._brokers.values(), *self._bootstrap])
         failures: list[LogUnavailable] = []
         for address in known:
             # A broker that hangs must leave time for the next one.
             share = max(min(deadline.remaining / (len(known) - len(failures)), CONNECT_S), 0.05)
             try:
-                return await self._wires.ask(address, Purpose.ASK, request, share)
+                answer = await self._wires.ask(address, Purpose.ASK, request, share)
             except LogUnavailable as error:
                 failures.append(error)
+            else:
+                self._answered = [address]
+                return answer
+        self._answered = []
         raise failures[0] if len(failures) == 1 else NotSent("; ".join(map(str, failures)))
 
     async def ask_all(self, request: Any, deadline: Deadline) -> list[Any]:

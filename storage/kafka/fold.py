@@ -28,10 +28,13 @@ from dynlog.topics import GroupState, LogEvent, Topic, Truncation
 
 
 def apply(state: State, kind: str, fields: list[Any], offset: int) -> Any:
-    """Changes the state as the entry says and returns its outcome: a value, or an error that its writer raises."""
+    """Changes the state as the entry says and returns its outcome: a value, or an error that its writer raises.
+
+    Raises UnsupportedLogVersion for what a newer dynlog wrote: passing over it would fold another state than others have.
+    """
     step = _STEPS.get(kind)
     if step is None:
-        return UnsupportedLogVersion(f"an entry {kind!r} at offset {offset} is of a newer dynlog: upgrade this one")
+        raise UnsupportedLogVersion(f"an entry {kind!r} at offset {offset} is of a newer dynlog: upgrade this one")
     try:
         return step(state, offset, *fields)
     except DynlogError as error:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -98,7 +98,10 @@ class Lanes:
         brokers do not know the topic (any more), BatchTooLarge, ConfigurationError, Closed.
         """
         try:
-            async with asyncio.timeout(deadline.remaining):
+            if self._budget.used + size > QUEUED_BYTES:
+                async with asyncio.timeout(deadline.remaining):
+                    await self._budget.take(size)
+            else:
                 await self._budget.take(size)
         except TimeoutError:
             raise self._never_sent(name, partition) from None
@@ -142,7 +145,8 @@ class Lanes:
             while group := self._next_group(lane):
                 await self._deliver(lane, group)
         except asyncio.CancelledError:
-            self._fail([*group, *lane.queue], Closed("the log was closed"))
+            self._fail(group, self._judged(lane, Closed("the log was closed"), NoAnswer("the log was closed")))
+            self._fail(lane.queue, Closed("the log was closed"))
             raise
         except Exception as error:
             self._fail([*group, *lane.queue], error)
@@ -272,7 +276,7 @@ class Lanes:
             base += len(waiting.messages)
 
     @staticmethod
-    def _fail(group: Sequence[_Waiting], error: Exception) -> None:
+    def _fail(group: Iterable[_Waiting], error: Exception) -> None:
         for waiting in group:
             if not waiting.outcome.done():
                 waiting.outcome.set_exception(error)

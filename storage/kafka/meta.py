@@ -47,6 +47,7 @@ class Meta:
         self._lock = asyncio.Lock()
         self._asked = self._answered = 0
         self._snapshot_as_of = 0
+        self._leader: int | None = None
         self._early: list[tuple[int, str, bytes, list[Any]]] | None = None
         self._pieces: dict[int, dict[int, bytes]] = {}
 
@@ -93,6 +94,7 @@ class Meta:
     async def _read_on(self, deadline: Deadline) -> None:
         """Folds up to the end."""
         backoff = iter(BACKOFF)
+        at_least = await self._end_at_a_new_leader(deadline)
         while True:
             spot = Spot(self._place.name, self._place.id, 0, self._next)
             try:
@@ -115,8 +117,17 @@ class Meta:
             for offset, body in zip(decoded.builder.offsets, columns.bodies, strict=True):
                 self._read_entry(offset, body[0] if body else b"")
             self._next = max(decoded.next, self._next)
-            if self._next >= fetched.end:
+            if self._next >= max(fetched.end, at_least):
                 return
+
+    async def _end_at_a_new_leader(self, deadline: Deadline) -> int:
+        """The end, asked for where it matters: a new leader's fetches may not show yet what the old one acknowledged."""
+        node = await self._cluster.leader(self._place.name, 0, deadline)
+        if node is not None and node == self._leader:
+            return 0
+        ends = await admin.offsets(self._cluster, self._place.name, {0: admin.LATEST}, deadline)
+        self._leader = node
+        return ends[0]
 
     async def _start_over(self, deadline: Deadline) -> None:
         """Others truncated what this handle had not folded yet."""
@@ -152,6 +163,7 @@ class Meta:
             self._early.append((offset, kind, entry_id, fields))
         else:
             self._apply(offset, kind, entry_id, fields)
+        self._next = offset + 1  # entry by entry: what follows may be refused, and no entry may be folded twice
 
     def _apply(self, offset: int, kind: str, entry_id: bytes, fields: list[Any]) -> None:
         outcome = fold.apply(self.state, kind, fields, offset)
