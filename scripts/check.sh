@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 bin=.venv/bin
 export DYNLOG_NO_SKIPS=1
 
-servers() { scripts/servers/nats.sh; }
+servers() { scripts/servers/nats.sh && scripts/servers/kafka.sh; }
 lint() { "$bin/ruff" check . && "$bin/ruff" format --check .; }
 types() { "$bin/mypy"; }
 layers() { "$bin/lint-imports"; }

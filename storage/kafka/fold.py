@@ -30,7 +30,7 @@ from dynlog.topics import GroupState, LogEvent, Topic, Truncation
 def apply(state: State, kind: str, fields: list[Any], offset: int) -> Any:
     """Changes the state as the entry says and returns its outcome: a value, or an error that its writer raises.
 
-    Raises UnsupportedLogVersion for what a newer dynlog wrote: passing over it would fold another state than others have.
+    Raises UnsupportedLogVersion for what a newer dynlog wrote: passing over it would fold another state than others.
     """
     step = _STEPS.get(kind)
     if step is None:

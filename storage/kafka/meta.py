@@ -121,7 +121,7 @@ class Meta:
                 return
 
     async def _end_at_a_new_leader(self, deadline: Deadline) -> int:
-        """The end, asked for where it matters: a new leader's fetches may not show yet what the old one acknowledged."""
+        """The end, if the leader is a new one: its fetches may not show yet what the old one acknowledged."""
         node = await self._cluster.leader(self._place.name, 0, deadline)
         if node is not None and node == self._leader:
             return 0

@@ -15,7 +15,9 @@ from dynlog.storage.kafka.options import Settings
 from dynlog.timing import Deadline
 from dynlog.topics import Capabilities, Durability, DurabilityLevel
 
-OPEN_S = 10.0
+FIRST_ANSWER_S = 4.0
+"""How long opening looks for a broker that answers at all."""
+OPEN_S = 15.0
 _LOG_OVERHEAD = 12
 _NEVER = str((1 << 63) - 1)
 
@@ -29,9 +31,9 @@ class Parts(NamedTuple):
 
 
 async def open_parts(cluster: Cluster, settings: Settings) -> Parts:
-    """The log's own topic, folded; LogUnavailable after 10 s without a broker that answers."""
+    """The log's own topic, folded; LogUnavailable after 4 s without a broker that answers."""
     deadline, name = Deadline(OPEN_S), meta_name(settings.prefix)
-    place = (await cluster.describe([name], deadline)).get(name)
+    place = (await cluster.describe([name], Deadline(FIRST_ANSWER_S))).get(name)
     if place is None:
         place = await admin.create_topic(cluster, name, 1, settings.replication, deadline)
     else:

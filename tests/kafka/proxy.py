@@ -18,12 +18,19 @@ class Proxy:
         self._target = target
         self._passing = asyncio.Event()
         self._passing.set()
+        self._answering = asyncio.Event()
+        self._answering.set()
         self._refusing = False
         self._writers: set[asyncio.StreamWriter] = set()
 
     def hold(self) -> None:
         """Connections stay open and nothing comes through."""
         self._passing.clear()
+        self._answering.clear()
+
+    def hold_answers(self) -> None:
+        """What is asked comes through, what is answered does not."""
+        self._answering.clear()
 
     def cut(self) -> None:
         """Every connection ends, and new ones end at once."""
@@ -35,6 +42,7 @@ class Proxy:
         """The network is whole again; what was held arrives."""
         self._refusing = False
         self._passing.set()
+        self._answering.set()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._refusing:
@@ -47,16 +55,18 @@ class Proxy:
             return
         self._writers |= {writer, far_writer}
         try:
-            await asyncio.gather(self._pass(reader, far_writer), self._pass(far_reader, writer))
+            await asyncio.gather(
+                self._pass(reader, far_writer, self._passing), self._pass(far_reader, writer, self._answering)
+            )
         finally:
             self._writers -= {writer, far_writer}
             writer.transport.abort()
             far_writer.transport.abort()
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event) -> None:
         with contextlib.suppress(OSError):
             while piece := await reader.read(_PIECE):
-                await self._passing.wait()
+                await gate.wait()
                 writer.write(piece)
                 await writer.drain()
         writer.transport.abort()

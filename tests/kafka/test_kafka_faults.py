@@ -33,9 +33,10 @@ class Fault(Enum):
 class Broker:
     """A broker of the test's own, behind a proxy."""
 
-    def __init__(self, server: KafkaServer, proxy: Proxy, port: int) -> None:
+    def __init__(self, server: KafkaServer, proxy: Proxy, port: int, direct: int) -> None:
         self.server, self.proxy = server, proxy
         self.url = f"kafka://127.0.0.1:{port}/faults"
+        self.direct_url = f"kafka://127.0.0.1:{direct}/faults"
 
     async def suffer(self, fault: Fault, seconds: float) -> None:
         """The fault, for so long, and its end."""
@@ -55,12 +56,22 @@ class Broker:
 
 @pytest.fixture
 async def broker(kafka_program: Path, tmp_path: Path) -> AsyncIterator[Broker]:
-    port, hidden = free_port(), free_port()
-    settings = {"advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}"}
+    port, hidden, direct, controller = (free_port() for _ in range(4))
+    settings = {
+        "listeners": ",".join(
+            f"{name}://127.0.0.1:{at}"
+            for name, at in (("PLAINTEXT", hidden), ("DIRECT", direct), ("CONTROLLER", controller))
+        ),
+        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port},DIRECT://127.0.0.1:{direct}",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,DIRECT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "inter.broker.listener.name": "DIRECT",
+    }
     proxy = Proxy(port, hidden)
-    server = KafkaServer(tmp_path / "kafka", kafka_program, port=hidden, settings=settings)
+    server = KafkaServer(
+        tmp_path / "kafka", kafka_program, port=hidden, voters={1: controller}, settings=settings
+    )  # fmt: skip
     async with server, proxy.running():
-        yield Broker(server, proxy, port)
+        yield Broker(server, proxy, port, direct)
 
 
 @pytest.mark.timeout(200)
@@ -160,3 +171,33 @@ async def test_a_log_whose_broker_is_killed_is_usable_again_after_its_restart(br
         await broker.server.restart()
         assert (await log.append("t", 0, [Record(parts=(b"b",))])).offsets == (1,)
         assert len(await log.read(await log.position("t", 0))) == 2
+
+
+async def test_an_append_whose_acknowledgement_was_lost_is_sent_again_and_stored_once(broker: Broker) -> None:
+    async with open_log(broker.url) as log, open_log(broker.direct_url) as beside:
+        await log.create_topic("t")
+        await log.append("t", 0, [Record(parts=(b"a",))])
+        position = await beside.position("t", 0, "end")
+        broker.proxy.hold_answers()
+        append = asyncio.create_task(log.append("t", 0, [Record(parts=(b"b",))]))  # no mark: nobody else could tell
+        assert len(await beside.read(position, wait=20)) == 1
+        assert not append.done()
+        broker.proxy.cut()
+        broker.proxy.mend()
+        assert (await append).offsets == (1,)
+        assert (await log.append("t", 0, [Record(parts=(b"c",))])).offsets == (2,)
+        assert [item.record.parts for item in await log.read(await log.position("t", 0))] == [(b"a",), (b"b",), (b"c",)]
+
+
+async def test_a_given_up_append_does_not_take_the_place_of_the_next(broker: Broker) -> None:
+    async with open_log(broker.url) as log, open_log(broker.direct_url) as beside:
+        await log.create_topic("t")
+        await log.append("t", 0, [Record(parts=(b"a",))])
+        position = await beside.position("t", 0, "end")
+        broker.proxy.hold_answers()
+        with pytest.raises(OutcomeUnknown):
+            await log.append("t", 0, [Record(parts=(b"given up",))], timeout=1.0)
+        assert len(await beside.read(position, wait=20)) == 1
+        broker.proxy.cut()
+        broker.proxy.mend()
+        assert (await log.append("t", 0, [Record(parts=(b"c",))])).offsets == (2,)

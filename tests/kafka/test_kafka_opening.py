@@ -15,7 +15,7 @@ from dynlog.record import Record
 from dynlog.testing.kafka import KafkaServer
 from dynlog.testing.process import free_port
 
-IN_TIME_S = 20.0
+IN_TIME_S = 16.0
 
 
 async def refusal(url: str) -> DynlogError:
