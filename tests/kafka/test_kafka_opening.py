@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -136,3 +137,39 @@ async def test_credentials_are_checked_and_what_is_wrong_with_them_is_said(
     monkeypatch.setenv("DYNLOG_KAFKA_PASSWORD", "right")
     async with open_log(f"kafka://{guarded.address}/a") as log:
         assert (await log.topic("t")).partitions == 1
+
+
+def certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    """(certificate, certificate with its key) of a name that signs for itself."""
+    key, chain, both = (folder / f"{name}.{kind}" for kind in ("key", "crt", "pem"))
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}"]
+    made += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", chain]  # type: ignore[list-item]
+    subprocess.run(made, check=True, capture_output=True, timeout=60)
+    both.write_text(key.read_text() + chain.read_text())
+    return chain, both
+
+
+async def test_tls_is_spoken_and_what_is_wrong_with_it_is_said(kafka_program: Path, tmp_path: Path) -> None:
+    chain, both = certificate(tmp_path, "broker")
+    stranger, _ = certificate(tmp_path, "stranger")
+    port, inner = free_port(), free_port()
+    settings = {
+        "listeners": f"SSL://127.0.0.1:{port},CONTROLLER://127.0.0.1:{inner}",
+        "advertised.listeners": f"SSL://127.0.0.1:{port}",
+        "listener.security.protocol.map": "SSL:SSL,CONTROLLER:PLAINTEXT",
+        "inter.broker.listener.name": "SSL",
+        "ssl.keystore.type": "PEM",
+        "ssl.keystore.location": str(both),
+        "ssl.truststore.type": "PEM",
+        "ssl.truststore.location": str(chain),
+    }
+    voters = {1: inner}
+    async with KafkaServer(tmp_path / "kafka", kafka_program, port=port, voters=voters, settings=settings) as server:
+        async with open_log(f"kafka://{server.address}/a?tls=true&tls_ca={chain}") as log:
+            await log.create_topic("t")
+            await log.append("t", 0, [Record(parts=(b"a",))])
+            assert len(await log.read(await log.position("t", 0))) == 1
+        distrusted = await refusal(f"kafka://{server.address}/a?tls=true&tls_ca={stranger}")
+        assert isinstance(distrusted, ConfigurationError)
+        assert "tls_ca" in str(distrusted)
+        assert "tls=true" in str(await refusal(f"kafka://{server.address}/a"))
