@@ -11,7 +11,6 @@ from dynlog.errors import BatchTooLarge, ConfigurationError, DynlogError, LogUna
 
 OFFSET_OUT_OF_RANGE = 1
 UNKNOWN_TOPIC = 3
-NOT_ENOUGH_REPLICAS = 19
 INVALID_TOPIC = 17
 TOPIC_EXISTS = 36
 UNKNOWN_TOPIC_ID = 100

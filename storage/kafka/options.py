@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ class Settings:
     brokers: tuple[tuple[str, int], ...]
     prefix: str
     user: str | None
-    password: str | None
+    password: str | None = field(repr=False)
     mechanism: str
     tls: ssl.SSLContext | None
     max_batch_bytes: int | None

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import re
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
+import msgpack
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 
-from dynlog.errors import BatchTooLarge, LogDiverged, MalformedRecord, TopicExists
+from dynlog.errors import BatchTooLarge, ConfigurationError, LogDiverged, MalformedRecord, TopicExists
 from dynlog.log import Log
 from dynlog.open import open_log
 from dynlog.reader import Reader
 from dynlog.record import Control, Mark, Record
+from dynlog.storage.kafka.state import State, pack_state
 from dynlog.testing.kafka import KafkaServer
 from dynlog.topics import Holder, HolderKind, Retention
 
@@ -241,3 +245,40 @@ async def test_the_logs_own_topic_stays_small_and_a_fresh_handle_still_knows_eve
         assert dict((await fresh.committed("g", "events")).positions) == {0: 7}
         assert [state.holder.name for state in await fresh.holders("events")] == ["group:g", "pin"]
         assert await fresh.register_producer("p7") == 26
+
+
+@pytest.mark.parametrize(("as_of", "epoch"), [(1, 1), (2, 2)])
+async def test_a_fold_that_begins_at_a_snapshot_counts_each_entry_once(
+    log: Log, kafka_url: str, kafka_broker: KafkaServer, as_of: int, epoch: int
+) -> None:
+    """Of the entries that lie before the snapshot, at offsets 0 and 1, the fold finds only the second one."""
+    assert [await log.register_producer("p") for _ in range(2)] == [1, 2]
+    meta, state = f"__dynlog.{prefix_of(kafka_url)}", State(epochs={"p": epoch})
+    packed = zlib.compress(msgpack.packb(pack_state(state)))
+    async with foreign_producer(kafka_broker) as producer:
+        for piece, content in enumerate((packed[:9], packed[9:])):
+            await producer.send_and_wait(meta, msgpack.packb(["snapshot", b"", [as_of, 7, piece, 2, content]]))
+    async with admin_client(kafka_broker) as admin:
+        await admin.delete_records({TopicPartition(meta, 0): RecordsToDelete(before_offset=1)})
+    async with open_log(kafka_url) as fresh:
+        assert await fresh.register_producer("p") == 3
+    assert await log.register_producer("p") == 4
+
+
+async def test_what_is_kafkas_own_to_do_is_refused_with_the_tool_that_does_it(log: Log, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="MirrorMaker"):
+        await log.backup(tmp_path / "copy")
+    assert await log.quarantine() == []
+
+
+async def test_of_what_a_producer_sent_twice_a_reader_hands_out_each_record_once(log: Log) -> None:
+    await log.create_topic("events", partitions=2)
+    again = [Record(parts=(b"%d" % n,), mark=Mark("p", 2, n)) for n in range(5)]
+    for sent in (again, again, [Record(parts=(b"zombie",), mark=Mark("p", 1, 9))], again[3:]):
+        await log.append("events", 1, sent)
+    async with await Reader.open(log, "events") as reader:
+        found: list[bytes] = []
+        while reader.positions[1].offset < 13:
+            batch = await reader.next(5)
+            found += [body[0] for body in batch.bodies] if batch is not None else []
+    assert found == [b"0", b"1", b"2", b"3", b"4"]
