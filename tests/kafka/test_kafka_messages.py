@@ -14,7 +14,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 
-from dynlog.errors import BatchTooLarge, ConfigurationError, LogDiverged, MalformedRecord, TopicExists
+from dynlog.errors import BatchTooLarge, ConfigurationError, LogDiverged, MalformedRecord, TopicExists, TopicNotFound
 from dynlog.log import Log
 from dynlog.open import open_log
 from dynlog.reader import Reader
@@ -282,3 +282,33 @@ async def test_of_what_a_producer_sent_twice_a_reader_hands_out_each_record_once
             batch = await reader.next(5)
             found += [body[0] for body in batch.bodies] if batch is not None else []
     assert found == [b"0", b"1", b"2", b"3", b"4"]
+
+
+async def test_a_creation_that_was_broken_off_is_nobodys_topic_and_is_completed_by_the_next(
+    log: Log, kafka_url: str, kafka_broker: KafkaServer
+) -> None:
+    """Its creator died after Kafka had made the topic."""
+    async with foreign_producer(kafka_broker) as producer:
+        await producer.send_and_wait(f"__dynlog.{prefix_of(kafka_url)}", msgpack.packb(["intend", b"", ["events"]]))
+    async with admin_client(kafka_broker) as admin:
+        await admin.create_topics([NewTopic(f"{prefix_of(kafka_url)}.events", 1, 1)])
+    assert await log.topics() == []
+    with pytest.raises(TopicNotFound):
+        await log.append("events", 0, [Record()])
+    await log.create_topic("events", labels={"l": "v"})
+    assert (await log.append("events", 0, [Record()])).offsets == (0,)
+
+
+async def test_a_deletion_that_was_broken_off_is_completed_by_who_creates_the_topic_anew(
+    log: Log, kafka_url: str, kafka_broker: KafkaServer
+) -> None:
+    """Its deleter died before Kafka was told."""
+    old = await log.create_topic("events")
+    await log.append("events", 0, [Record()])
+    entry = msgpack.packb(["delete", b"", ["events", old.incarnation]])
+    async with foreign_producer(kafka_broker) as producer:
+        await producer.send_and_wait(f"__dynlog.{prefix_of(kafka_url)}", entry)
+    assert await log.topics() == []
+    new = await log.create_topic("events")
+    assert new.incarnation != old.incarnation
+    assert (await log.append("events", 0, [Record()])).offsets == (0,)
