@@ -84,6 +84,9 @@ class KafkaServer(NativeServer):
             "transaction.state.log.num.partitions": "1",
             "log.index.size.max.bytes": "65536",
             "group.initial.rebalance.delay.ms": "0",
+            # A dead node is replaced after 3 s, not 9: tests wait for it.
+            "broker.session.timeout.ms": "3000",
+            "broker.heartbeat.interval.ms": "500",
             **self._settings,
         }
         self._properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))

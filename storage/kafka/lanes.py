@@ -98,7 +98,8 @@ class Lanes:
         brokers do not know the topic (any more), BatchTooLarge, ConfigurationError, Closed.
         """
         try:
-            if self._budget.used + size > QUEUED_BYTES:
+            # A timer costs more than the taking, and while half is free nobody can be waiting.
+            if self._budget.used + size > QUEUED_BYTES // 2:
                 async with asyncio.timeout(deadline.remaining):
                     await self._budget.take(size)
             else:
@@ -127,6 +128,8 @@ class Lanes:
         finally:
             if not waiting.outcome.done():
                 waiting.outcome.cancel()  # the lane passes over it if it was not sent
+            elif not waiting.outcome.cancelled():
+                waiting.outcome.exception()  # a cancelled caller does not ask for it, and asyncio would complain
         if waiting.sent:
             raise OutcomeUnknown("no answer in time: it may be stored", topic=name, partition=partition)
         raise self._never_sent(name, partition)
