@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import statistics
+import struct
 import subprocess
 import tempfile
 import time
@@ -130,12 +131,13 @@ async def _ours(log: Log, topic: str, appends: int, per_append: int, in_flight: 
 
 
 async def _theirs(producer: AIOKafkaProducer, topic: str, appends: int, per_append: int, in_flight: int) -> float:
-    body = os.urandom(BODY)
+    body, name = os.urandom(BODY), uuid4().hex.encode()
 
-    async def step(_: int) -> None:
-        batch = producer.create_batch()
-        for _ in range(per_append):
-            batch.append(key=None, value=body, timestamp=None, headers=[("dl.mark", bytes(48))])
+    async def step(number: int) -> None:
+        batch, first = producer.create_batch(), number * per_append
+        for i in range(per_append):
+            mark = struct.pack(">qq", 1, first + i) + name
+            batch.append(key=None, value=body, timestamp=None, headers=[("dl.mark", mark)])
         batch.close()
         await (await producer.send_batch(batch, topic, partition=0))
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
@@ -39,12 +38,8 @@ _MARK = struct.Struct(">qq")
 Header = tuple[str, bytes | None]
 
 
-class Message(NamedTuple):
-    """What goes to Kafka for one record."""
-
-    key: bytes | None
-    value: bytes | None
-    headers: list[Header]
+Message = tuple[bytes | None, bytes | None, list[Header]]
+"""What goes to Kafka for one record: key, value, headers.  A bare tuple: one is made per record."""
 
 
 def messages_of(records: Sequence[Record]) -> tuple[list[Message], int]:
@@ -52,34 +47,38 @@ def messages_of(records: Sequence[Record]) -> tuple[list[Message], int]:
     if not 0 < len(records) <= MAX_RECORDS:
         raise MalformedRecord(f"an append takes 1 to {MAX_RECORDS} records, not {len(records)}")
     messages: list[Message] = []
-    size, size_of = BATCH_OVERHEAD, DefaultRecordBatchBuilder.size_of
+    size, size_of, pack = BATCH_OVERHEAD + RECORD_OVERHEAD * len(records), DefaultRecordBatchBuilder.size_of, _MARK.pack
+    producers: dict[str, bytes] = {}
     for record in records:
         check_record(record)
-        message = _message(record)
-        messages.append(message)
-        size += RECORD_OVERHEAD + size_of(*message)
+        headers = _headers(record) if record.headers or record.timestamp_ms or record.control is not None else []
+        mark, parts, key = record.mark, record.parts, record.key
+        if mark is not None:
+            producer = producers.get(mark.producer_id) or producers.setdefault(mark.producer_id, mark[0].encode())
+            headers.append((MARK, pack(mark[1], mark[2]) + producer))
+        if len(parts) == 1:
+            value: bytes | None = bytes(parts[0])
+        elif not parts:
+            value = None
+        else:
+            lengths = [part.nbytes if isinstance(part, memoryview) else len(part) for part in parts]
+            headers.append((PARTS, struct.pack(f">{len(parts)}I", *lengths)))
+            value = b"".join(parts)
+        messages.append((key, value, headers))
+        size += size_of(key, value, headers)
     return messages, size
 
 
-def _message(record: Record) -> Message:
+def _headers(record: Record) -> list[Header]:
+    """The user's headers, time and control."""
     headers: list[Header] = [
         (ESCAPED + name if name.startswith(RESERVED) else name, value) for name, value in record.headers.items()
     ]
-    if record.mark is not None:
-        producer, epoch, sequence = record.mark
-        headers.append((MARK, _MARK.pack(epoch, sequence) + producer.encode()))
     if record.timestamp_ms:
         headers.append((TIME, _I64.pack(record.timestamp_ms)))
     if record.control is not None:
         headers.append((CONTROL, bytes((record.control,))))
-    parts = record.parts
-    if len(parts) == 1:
-        return Message(record.key, bytes(parts[0]), headers)
-    if not parts:
-        return Message(record.key, None, headers)
-    lengths = [part.nbytes if isinstance(part, memoryview) else len(part) for part in parts]
-    headers.append((PARTS, struct.pack(f">{len(parts)}I", *lengths)))
-    return Message(record.key, b"".join(parts), headers)
+    return headers
 
 
 class ColumnsBuilder:

@@ -71,7 +71,7 @@ class Meta:
         """Appends an entry and returns its outcome, or raises it; OutcomeUnknown if nobody knows."""
         entry_id = uuid.uuid4().bytes
         value = msgpack.packb([kind, entry_id, list(fields)])
-        message = Message(None, value, [])
+        message: Message = (None, value, [])
         self._outcomes[entry_id] = None
         try:
             stored = await self._lanes.append(self._place.name, 0, [message], len(value) + _OVERHEAD, deadline)
@@ -193,6 +193,6 @@ class Meta:
         contents = [packed[at : at + SNAPSHOT_PIECE] for at in range(0, len(packed), SNAPSHOT_PIECE)]
         for piece, content in enumerate(contents):
             value = msgpack.packb([SNAPSHOT, b"", [as_of, writer, piece, len(contents), content]])
-            message = Message(None, value, [])
+            message: Message = (None, value, [])
             await self._lanes.append(self._place.name, 0, [message], len(value) + _OVERHEAD, deadline)
         await admin.delete_records(self._cluster, self._place.name, {0: as_of}, deadline)
