@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dynlog.objects import ObjectStore
 
 LOG_ENGINES: Mapping[str, str] = {
+    "kafka": "dynlog.storage.kafka_log",
     "memory": "dynlog.storage.memory_log",
     "sqlite": "dynlog.storage.sqlite_log",
     "redis": "dynlog.storage.redis_log",

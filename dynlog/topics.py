@@ -64,6 +64,8 @@ class Capabilities:
     many_processes: bool
     single_host: bool
     max_batch_bytes: int
+    server_time: bool = False
+    """Log time is a server's clock, so it does not follow the clock with which the log was opened."""
 
 
 @dataclass(frozen=True, slots=True)

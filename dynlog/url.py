@@ -24,6 +24,11 @@ class Url:
     options: Mapping[str, str]
     _split: SplitResult
 
+    @property
+    def places(self) -> list[tuple[str, int | None]]:
+        """All hosts with their ports, for engines that take several: ``host:port,host:port``."""
+        return _places(self._split.netloc)
+
     def __repr__(self) -> str:
         """Without its password too, for tracebacks and debuggers."""
         return f"Url({str(self)!r})"
@@ -41,7 +46,9 @@ def parse_url(text: str) -> Url:
     """Parses; raises ConfigurationError for what is no URL, a repeated option or a port that is no number."""
     try:
         split = urlsplit(text)
-        port = split.port
+        # With several hosts there is no one host and port: `places` has them.
+        port = None if "," in split.netloc.rpartition("@")[2] else split.port
+        _places(split.netloc)
     except ValueError as error:
         raise ConfigurationError(f"{_shown(text)!r} is not a URL: {error}") from None
     if not split.scheme or "://" not in text:
@@ -63,6 +70,12 @@ def parse_url(text: str) -> Url:
         options=options,
         _split=split,
     )
+
+
+def _places(netloc: str) -> list[tuple[str, int | None]]:
+    """Hosts and ports; raises ValueError for a port that is no number."""
+    parts = [urlsplit(f"//{part}") for part in netloc.rpartition("@")[2].split(",") if part]
+    return [(part.hostname or "", part.port) for part in parts]
 
 
 def _shown(text: str) -> str:

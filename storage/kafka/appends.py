@@ -1,0 +1,61 @@
+"""An append: judged for size, sent in its partition's lane, and told where it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dynlog.errors import BatchTooLarge, TopicNotFound
+from dynlog.record import Record
+from dynlog.storage.kafka.care import Care
+from dynlog.storage.kafka.fetches import Run
+from dynlog.storage.kafka.lanes import Lanes
+from dynlog.storage.kafka.messages import Message, messages_of
+from dynlog.storage.kafka.reads import Reads
+from dynlog.storage.kafka.topics import Found, Topics
+from dynlog.storage.ledger import check_partition
+from dynlog.timing import Deadline
+from dynlog.topics import Appended
+
+
+class Appends:
+    """The appends of one log handle."""
+
+    def __init__(self, topics: Topics, lanes: Lanes, reads: Reads, care: Care, max_batch_bytes: int) -> None:
+        self._topics = topics
+        self._lanes = lanes
+        self._reads = reads
+        self._care = care
+        self._max_batch_bytes = max_batch_bytes
+
+    async def append(self, name: str, partition: int, records: Sequence[Record], deadline: Deadline) -> Appended:
+        """See `Log.append`."""
+        found, fresh = self._topics.cached(name), False
+        if found is None or not 0 <= partition < found.info.partitions:
+            found, fresh = await self._topics.find(name, deadline), True
+        check_partition(name, found.info.partitions, partition)
+        messages, size = messages_of(records)
+        if size > self._max_batch_bytes:
+            raise BatchTooLarge(
+                f"{len(records)} records are {size} bytes, over the {self._max_batch_bytes} that one append may have: "
+                "nothing was stored; send fewer at once, or put large bodies into an object store",
+                topic=name,
+                partition=partition,
+            )
+        try:
+            return await self._send(found, partition, messages, size, deadline)
+        except TopicNotFound:
+            if fresh:
+                raise
+        # What was known of the topic is out of date: it was deleted, and may have been created anew.
+        found = await self._topics.find(name, deadline)
+        check_partition(name, found.info.partitions, partition)
+        return await self._send(found, partition, messages, size, deadline)
+
+    async def _send(
+        self, found: Found, partition: int, messages: Sequence[Message], size: int, deadline: Deadline
+    ) -> Appended:
+        base, log_time_ms = await self._lanes.append(found.kafka, partition, messages, size, deadline)
+        end = base + len(messages)
+        self._reads.sizes[found.id, partition].add(Run(base, end, log_time_ms, size))
+        self._care.appended(found)
+        return Appended(partition, tuple(range(base, end)), end, log_time_ms)

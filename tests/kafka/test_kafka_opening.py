@@ -1,0 +1,175 @@
+"""What a wrong URL, a wrong port, wrong credentials or a wrong server say, and that they say it in time."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from dynlog.errors import ConfigurationError, DynlogError, LogUnavailable
+from dynlog.open import open_log
+from dynlog.record import Record
+from dynlog.testing.kafka import KafkaServer
+from dynlog.testing.process import free_port
+
+IN_TIME_S = 16.0
+
+
+async def refusal(url: str) -> DynlogError:
+    started = time.monotonic()
+    with pytest.raises(DynlogError) as caught:
+        async with open_log(url):
+            pass
+    assert time.monotonic() - started < IN_TIME_S
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("kafka://", "broker"),
+        ("kafka:///prefix", "broker"),
+        ("kafka://h:9092/a/b", "prefix"),
+        ("kafka://h:9092/a.b", "prefix"),
+        ("kafka://h:9092,h2:port/a", "URL"),
+        ("kafka://h/a?nosuch=1", "nosuch"),
+        ("kafka://h/a?compression=rar", "compression"),
+        ("kafka://h/a?sasl=plain", "user"),
+        ("kafka://user@h/a", "password"),
+        ("kafka://h/a?tls_ca=/nowhere", "tls=true"),
+        ("kafka://h/a?tls=true&tls_ca=/nowhere", "tls_ca"),
+        ("kafka://h/a?max_batch_bytes=0", "max_batch_bytes"),
+    ],
+)
+async def test_what_cannot_work_is_named(url: str, named: str) -> None:
+    error = await refusal(url)
+    assert isinstance(error, ConfigurationError)
+    assert named in str(error)
+
+
+async def test_a_password_is_in_no_message_and_not_in_the_logs_url() -> None:
+    error = await refusal(f"kafka://me:s3cret@127.0.0.1:{free_port()}/a")
+    assert "s3cret" not in str(error)
+
+
+async def test_a_port_where_nobody_listens_is_named_in_time() -> None:
+    port = free_port()
+    error = await refusal(f"kafka://127.0.0.1:{port}/a")
+    assert isinstance(error, LogUnavailable)
+    assert str(port) in str(error)
+
+
+async def test_a_host_that_does_not_exist_is_named_in_time() -> None:
+    assert "nosuch.invalid" in str(await refusal("kafka://nosuch.invalid:9092/a"))
+
+
+async def test_a_server_that_never_answers_is_given_up_in_time() -> None:
+    release = asyncio.Event()
+
+    async def deaf(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await release.wait()
+        writer.close()
+
+    server = await asyncio.start_server(deaf, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    try:
+        assert str(port) in str(await refusal(f"kafka://127.0.0.1:{port}/a"))
+    finally:
+        release.set()
+        server.close()
+
+
+async def test_tls_with_a_broker_that_speaks_none_says_so(kafka_broker: KafkaServer) -> None:
+    error = await refusal(f"kafka://{kafka_broker.address}/a?tls=true")
+    assert "TLS" in str(error)
+
+
+async def test_more_than_the_brokers_limit_is_refused_at_opening(kafka_url: str) -> None:
+    error = await refusal(f"{kafka_url}?max_batch_bytes=100000000")
+    assert isinstance(error, ConfigurationError)
+    assert "message.max.bytes" in str(error)
+
+
+async def test_a_dead_broker_among_the_named_ones_is_passed_over(kafka_broker: KafkaServer) -> None:
+    async with open_log(f"kafka://127.0.0.1:{free_port()},{kafka_broker.address}/multi") as log:
+        await log.create_topic("t", exist_ok=True)
+        await log.append("t", 0, [Record()])
+
+
+@pytest.fixture
+async def guarded(kafka_program: Path, tmp_path: Path) -> AsyncIterator[KafkaServer]:
+    """A broker that wants the user ``me`` with the password ``right``."""
+    port, inner = free_port(), free_port()
+    jaas = (
+        "org.apache.kafka.common.security.plain.PlainLoginModule required "
+        'username="me" password="right" user_me="right";'
+    )
+    settings = {
+        "listeners": f"SASL_PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{inner}",
+        "advertised.listeners": f"SASL_PLAINTEXT://127.0.0.1:{port}",
+        "listener.security.protocol.map": "SASL_PLAINTEXT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "inter.broker.listener.name": "SASL_PLAINTEXT",
+        "sasl.mechanism.inter.broker.protocol": "PLAIN",
+        "sasl.enabled.mechanisms": "PLAIN",
+        "listener.name.sasl_plaintext.plain.sasl.jaas.config": jaas,
+    }
+    voters = {1: inner}
+    async with KafkaServer(tmp_path / "kafka", kafka_program, port=port, voters=voters, settings=settings) as server:
+        yield server
+
+
+async def test_credentials_are_checked_and_what_is_wrong_with_them_is_said(
+    guarded: KafkaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_log(f"kafka://me:right@{guarded.address}/a") as log:
+        await log.create_topic("t")
+        assert "right" not in log.url
+    wrong = await refusal(f"kafka://me:wrong@{guarded.address}/a")
+    assert isinstance(wrong, ConfigurationError)
+    assert "me" in str(wrong)
+    assert isinstance(await refusal(f"kafka://me:right@{guarded.address}/a?sasl=scram-sha-512"), ConfigurationError)
+    assert "user" in str(await refusal(f"kafka://{guarded.address}/a"))
+    monkeypatch.setenv("DYNLOG_KAFKA_USER", "me")
+    monkeypatch.setenv("DYNLOG_KAFKA_PASSWORD", "right")
+    async with open_log(f"kafka://{guarded.address}/a") as log:
+        assert (await log.topic("t")).partitions == 1
+
+
+def certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    """(certificate, certificate with its key) of a name that signs for itself."""
+    key, chain, both = (folder / f"{name}.{kind}" for kind in ("key", "crt", "pem"))
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}"]
+    made += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", chain]  # type: ignore[list-item]
+    subprocess.run(made, check=True, capture_output=True, timeout=60)
+    both.write_text(key.read_text() + chain.read_text())
+    return chain, both
+
+
+async def test_tls_is_spoken_and_what_is_wrong_with_it_is_said(kafka_program: Path, tmp_path: Path) -> None:
+    chain, both = certificate(tmp_path, "broker")
+    stranger, _ = certificate(tmp_path, "stranger")
+    port, inner = free_port(), free_port()
+    settings = {
+        "listeners": f"SSL://127.0.0.1:{port},CONTROLLER://127.0.0.1:{inner}",
+        "advertised.listeners": f"SSL://127.0.0.1:{port}",
+        "listener.security.protocol.map": "SSL:SSL,CONTROLLER:PLAINTEXT",
+        "inter.broker.listener.name": "SSL",
+        "ssl.keystore.type": "PEM",
+        "ssl.keystore.location": str(both),
+        "ssl.truststore.type": "PEM",
+        "ssl.truststore.location": str(chain),
+    }
+    voters = {1: inner}
+    async with KafkaServer(tmp_path / "kafka", kafka_program, port=port, voters=voters, settings=settings) as server:
+        async with open_log(f"kafka://{server.address}/a?tls=true&tls_ca={chain}") as log:
+            await log.create_topic("t")
+            await log.append("t", 0, [Record(parts=(b"a",))])
+            assert len(await log.read(await log.position("t", 0))) == 1
+        distrusted = await refusal(f"kafka://{server.address}/a?tls=true&tls_ca={stranger}")
+        assert isinstance(distrusted, ConfigurationError)
+        assert "tls_ca" in str(distrusted)
+        assert "tls=true" in str(await refusal(f"kafka://{server.address}/a"))
