@@ -179,4 +179,4 @@ class Follower:
 
     async def leave(self) -> None:
         with suppress(LogUnavailable, DeadlineExceeded):
-            await self._log.release(self._topic.name, self._name, timeout=5.0)
+            await self._log.release(self._topic.name, self._name, timeout=10.0)

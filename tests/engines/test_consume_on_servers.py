@@ -26,3 +26,14 @@ class TestRedisConsume(GroupSuite, ZombieSuite, DeliverySuite, AdminSuite, CopyS
 
     def url(self, tmp_path: Path) -> str:
         return f"{self.server.url}?prefix=t{uuid4().hex}"
+
+
+class TestKafkaConsume(GroupSuite, ZombieSuite, DeliverySuite, AdminSuite, CopySuite, KilledSuite):
+    server: ClassVar[RunningServer]
+
+    @pytest.fixture(autouse=True)
+    def _server(self, kafka_server: RunningServer) -> None:
+        type(self).server = kafka_server
+
+    def url(self, tmp_path: Path) -> str:
+        return f"{self.server.url}/t{uuid4().hex}"

@@ -10,12 +10,12 @@ from uuid import uuid4
 import pytest
 
 from dynlog.testing.kafka import KafkaServer
-from tests.servers import program
+from dynlog.testing.programs import find_in_cache
 
 
 @pytest.fixture(scope="session")
 def kafka_program() -> Path:
-    return program("kafka")
+    return find_in_cache("kafka", provide="`make servers` provides it")
 
 
 @pytest.fixture(scope="session")
