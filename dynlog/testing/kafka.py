@@ -119,8 +119,8 @@ class KafkaServer(NativeServer):
 
 
 def new_cluster_id() -> str:
-    """A cluster id as Kafka writes them."""
-    return urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    """A cluster id as Kafka writes them; none that a command line takes for an option."""
+    return urlsafe_b64encode(b"\0" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
 
 
 @asynccontextmanager

@@ -115,12 +115,9 @@ def decode(spot: Spot, fetched: Fetched, max_records: int | None) -> Decoded:
                 if ControlRecord.parse(next(batch).key) == ABORT_MARKER:
                     aborting.discard(batch.producer_id)
             elif not (batch.is_transactional and batch.producer_id in aborting):
-                for record in batch:
-                    if record.offset < at:
-                        continue
-                    if max_records is not None and len(builder.offsets) >= max_records:
-                        return Decoded(builder, record.offset, runs)
-                    builder.add(record.offset, record.timestamp, record.key, record.value, record.headers)
+                left_out = builder.take(batch, at, max_records)
+                if left_out is not None:
+                    return Decoded(builder, left_out, runs)
             runs.append(Run(batch.base_offset, batch.next_offset, batch.max_timestamp, size))
             at = max(at, batch.next_offset)
     except (aiokafka.errors.CorruptRecordException, StopIteration, ValueError) as error:

@@ -19,11 +19,12 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
-from dynlog.codec import MAX_RECORDS, Columns, MarkRun, check_record
+from dynlog.codec import MAX_RECORDS, U63_MAX, Columns, MarkRun, check_record
 from dynlog.errors import MalformedRecord
 from dynlog.record import NO_HEADERS, Control, Record
 
@@ -93,25 +94,47 @@ class ColumnsBuilder:
         self._controls: dict[int, int] = {}
         self._times: dict[int, int] = {}
         self._marks: list[MarkRun] = []
-        self._expected: tuple[int, bytes, int, int] | None = None
+        # The run of marks that the next record may go on with: what its header would be, and how long it is so far.
+        self._expected: bytes | None = None
+        self._length = 0
 
-    def add(self, offset: int, log_time_ms: int, key: bytes | None, value: bytes | None, headers: list[Header]) -> None:
-        """One message; raises MalformedRecord if its ``dl.`` headers cannot be read."""
-        body = [value] if value is not None else []
-        if headers:
-            try:
-                body = self._read_headers(len(self.offsets), body, headers)
-            except (struct.error, ValueError, TypeError) as error:
-                raise MalformedRecord(f"offset {offset}: the message's dl. headers are not dynlog's: {error}") from None
-        self.offsets.append(offset)
-        self.log_times.append(log_time_ms)
-        self._keys.append(key)
-        self._bodies.append(body)
+    def take(self, batch: Iterable[Any], start: int, limit: int | None) -> int | None:
+        """Adds a batch's records from the offset ``start`` on, until there are ``limit``; the first one left out.
+
+        Raises MalformedRecord for ``dl.`` headers that cannot be read.
+        """
+        offsets = self.offsets
+        for record in batch:
+            offset, value, headers = record.offset, record.value, record.headers
+            if offset < start:
+                continue
+            if limit is not None and len(offsets) >= limit:
+                return int(offset)
+            body = [value] if value is not None else []
+            if len(headers) == 1 and headers[0][1] == self._expected and headers[0][0] == MARK:
+                # The hot path: the producer's next record, with nothing else to say.
+                packed = headers[0][1]
+                self._length += 1
+                self._expected = _following(packed)
+            else:
+                self._end_run()
+                if headers:
+                    try:
+                        body = self._read_headers(len(offsets), body, headers)
+                    except (struct.error, ValueError, TypeError) as error:
+                        raise MalformedRecord(
+                            f"offset {offset}: the message's dl. headers are not dynlog's: {error}"
+                        ) from None
+            offsets.append(offset)
+            self.log_times.append(record.timestamp)
+            self._keys.append(record.key)
+            self._bodies.append(body)
+        return None
 
     def _read_headers(self, index: int, body: list[bytes], headers: list[Header]) -> list[bytes]:
         for name, value in headers:
             if name == MARK:
-                self._mark(index, value or b"")
+                self._begin_run(index, value or b"")
             elif not name.startswith(RESERVED):
                 self._headers.setdefault(index, {})[name] = value or b""
             elif name == TIME:
@@ -126,22 +149,32 @@ class ColumnsBuilder:
                 raise ValueError(f"{name} is not known")
         return body
 
-    def _mark(self, index: int, packed: bytes) -> None:
-        """Joins the mark to the run before it where it goes on with that."""
+    def _begin_run(self, index: int, packed: bytes) -> None:
+        """A mark that may be the first of a run; joined to the run before it where it goes on with that."""
         epoch, sequence = _MARK.unpack_from(packed)
-        producer = packed[16:]
-        runs = self._marks
-        if self._expected == (index, producer, epoch, sequence):
-            last = runs[-1]
-            runs[-1] = MarkRun(last.start, last.length + 1, last.producer_id, epoch, last.sequence)
+        producer = packed[16:].decode()
+        if epoch < 0 or sequence < 0 or not producer:
+            raise ValueError("a mark is out of bounds")
+        last = self._marks[-1] if self._marks else None
+        if last is not None and last[2:4] == (producer, epoch) and last.sequence + last.length == sequence and (
+            last.start + last.length == index
+        ):  # fmt: skip
+            self._marks[-1] = last._replace(length=last.length + 1)
+        elif last is not None and last.start == index:
+            raise ValueError("two marks")
         else:
-            if epoch < 0 or sequence < 0 or not producer:
-                raise ValueError("a mark is out of bounds")
-            runs.append(MarkRun(index, 1, producer.decode(), epoch, sequence))
-        self._expected = (index + 1, producer, epoch, sequence + 1)
+            self._marks.append(MarkRun(index, 1, producer, epoch, sequence))
+        self._expected, self._length = _following(packed), 0
+
+    def _end_run(self) -> None:
+        if self._length:
+            last = self._marks[-1]
+            self._marks[-1] = last._replace(length=last.length + self._length)
+        self._expected, self._length = None, 0
 
     def build(self) -> Columns:
         """The columns of all messages added."""
+        self._end_run()
         indices = range(len(self.offsets))
         headers: list[Mapping[str, bytes]] | None = None
         if self._headers:
@@ -149,6 +182,12 @@ class ColumnsBuilder:
         controls = bytes(self._controls.get(i, 0) for i in indices) if self._controls else None
         times = array("q", [self._times.get(i, 0) for i in indices]) if self._times else None
         return Columns(self._keys, self._bodies, headers, controls, times, self._marks)
+
+
+def _following(packed: bytes) -> bytes | None:
+    """The mark after that one; None after the last there can be."""
+    epoch, sequence = _MARK.unpack_from(packed)
+    return _MARK.pack(epoch, sequence + 1) + packed[16:] if sequence < U63_MAX else None
 
 
 def _split(value: bytes, packed: bytes) -> list[bytes]:

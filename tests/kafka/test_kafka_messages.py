@@ -312,3 +312,22 @@ async def test_a_deletion_that_was_broken_off_is_completed_by_who_creates_the_to
     new = await log.create_topic("events")
     assert new.incarnation != old.incarnation
     assert (await log.append("events", 0, [Record()])).offsets == (0,)
+
+
+async def test_marks_read_back_whatever_stands_between_them(log: Log) -> None:
+    most = (1 << 63) - 1
+    marks = [
+        Mark("p", 1, 0), Mark("p", 1, 1), None, Mark("p", 1, 2), Mark("p", 1, 3), Mark("q", 1, 4), Mark("p", 1, 4),
+        Mark("p", 1, 4), Mark("p", 2, 5), Mark("p", 2, most - 1), Mark("p", 2, most), Mark("p", most, most), None,
+    ]  # fmt: skip
+    plain = [Record(parts=(b"%d" % n,), mark=mark) for n, mark in enumerate(marks)]
+    headed = [
+        Record(parts=(b"x",), mark=Mark("r", 1, n), headers={"h": b"1"} if n % 3 == 1 else {}, timestamp_ms=n % 2)
+        for n in range(9)
+    ]
+    await log.create_topic("events")
+    await log.append("events", 0, plain + headed)
+    for start in (0, 1, 3, 12, 15):
+        batch = await log.read(await log.position("events", 0, start))
+        assert [item.record for item in batch] == (plain + headed)[start:]
+    assert [(run.start, run.length) for run in batch.marks] == [(0, 7)]
