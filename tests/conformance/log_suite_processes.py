@@ -44,6 +44,8 @@ class ProcessesSuite(LogBackend):
         position = await log.position(TOPIC, 0, "end")
         async with other_process(log_url) as other:
             reading = asyncio.create_task(log.read(position, wait=PATIENCE_S))
+            await asyncio.sleep(0)
+            await log.partitions(TOPIC)  # the read came first, so it has found the topic there, and waits
             await other.do("delete_topic", topic=TOPIC)
             async with asyncio.timeout(PATIENCE_S / 2):
                 with pytest.raises(LogDiverged):
