@@ -39,26 +39,27 @@ class Url:
         if self.password is not None:
             place = f"{self.user or ''}:***@{place.rsplit('@', 1)[-1]}"
         # Not geturl(): it drops the slashes of schemes that it does not know (sqlite:///a becomes sqlite:/a).
-        return f"{split.scheme}://{place}{split.path}" + (f"?{split.query}" if split.query else "")
+        return f"{split.scheme}://{place}{split.path}" + (f"?{_without_secrets(split.query)}" if split.query else "")
 
 
 def parse_url(text: str) -> Url:
     """Parses; raises ConfigurationError for what is no URL, a repeated option or a port that is no number."""
+    _check_characters(text)
     try:
         split = urlsplit(text)
         # With several hosts there is no one host and port: `places` has them.
         port = None if "," in split.netloc.rpartition("@")[2] else split.port
         _places(split.netloc)
     except ValueError as error:
-        raise ConfigurationError(f"{_shown(text)!r} is not a URL: {error}") from None
+        raise ConfigurationError(f"{shown(text)!r} is not a URL: {error}") from None
     if not split.scheme or "://" not in text:
         raise ConfigurationError(
-            f"{_shown(text)!r} is not a URL: it needs a scheme, as in sqlite:///path/events.db or memory://name"
+            f"{shown(text)!r} is not a URL: it needs a scheme, as in sqlite:///path/events.db or memory://name"
         )
     options: dict[str, str] = {}
     for name, value in parse_qsl(split.query, keep_blank_values=True):
         if name in options:
-            raise ConfigurationError(f"option {name!r} stands twice in {_shown(text)!r}")
+            raise ConfigurationError(f"option {name!r} stands twice in {shown(text)!r}")
         options[name] = value
     return Url(
         scheme=split.scheme,
@@ -78,9 +79,33 @@ def _places(netloc: str) -> list[tuple[str, int | None]]:
     return [(part.hostname or "", part.port) for part in parts]
 
 
-def _shown(text: str) -> str:
-    """A text that could not be parsed, with whatever may be a password in it taken out."""
-    return re.sub(r"(//|^[^:/@]*:)[^/?#]*@", r"\1***@", text)
+def shown(text: str) -> str:
+    """A text that was meant to be a URL, for messages, with whatever may be a password in it taken out."""
+    # Up to the last @: where the text was cut wrongly, the password may reach into path, query or fragment.
+    return _without_secrets(re.sub(r"(//|^[^:/@]*:/?).*@", r"\1***@", text))
+
+
+_SECRET = re.compile(r"((?:^|[?&])[^=&]*(?:pass|secret|token|credential|auth)[^=&]*=)[^&]*", re.IGNORECASE)
+_USERINFO = re.compile(r"(//|%2F%2F)[^/?#&]*(?:@|%40)", re.IGNORECASE)
+
+
+def _without_secrets(query: str) -> str:
+    """Options as they were written, but for the values of those that sound like passwords, and users within URLs."""
+    return _USERINFO.sub(r"\1***@", _SECRET.sub(r"\1***", query))
+
+
+def _check_characters(text: str) -> None:
+    """Refuses what would cut the text where its writer did not mean to, above all within a password."""
+    _, found, rest = text.partition("://")
+    if not found:
+        return
+    place = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    if ":" in place and "@" not in place and "@" in rest and not place.startswith("["):
+        raise ConfigurationError(
+            f"{shown(text)!r} is not a URL: in a user or password write / as %2F, ? as %3F, # as %23 and @ as %40"
+        )
+    if "#" in rest:
+        raise ConfigurationError(f"{shown(text)!r} is not a URL of dynlog's: write # as %23")
 
 
 def read_options(url: Url, known: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
@@ -93,7 +118,8 @@ def read_options(url: Url, known: Mapping[str, Callable[[str], Any]]) -> dict[st
         try:
             values[name] = known[name](text)
         except ValueError as error:
-            raise ConfigurationError(f"option {name}={text!r} in {url}: {error}") from None
+            told = _without_secrets(f"{name}={text}").partition("=")[2]
+            raise ConfigurationError(f"option {name}={told!r} in {url}: {error}") from None
     return values
 
 

@@ -44,10 +44,59 @@ def test_a_password_never_prints(text: str) -> None:
 
 
 def test_a_password_never_prints_in_the_error_of_a_wrong_url() -> None:
-    for text in ("redis://me:hunter2@host:port/", "redis://me:hunter2@host?a=1&a=2", "redis:me:hunter2@host"):
+    for text in (
+        "redis://me:hunter2@host:port/",
+        "redis://me:hunter2@host?a=1&a=2",
+        "redis:me:hunter2@host",
+        "redis:/u:hunter2@host",
+    ):
         with pytest.raises(ConfigurationError) as caught:
             parse_url(text)
         assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "s3://AKIA:hun/hunter2@bucket/p",
+        "redis://me:1234/hunter2@host/0",
+        "redis://me:hunter2?x@host/0",
+        "redis://me:hunter2#x@host/0",
+    ],
+)
+def test_a_password_that_cuts_its_url_in_two_is_refused_saying_how_to_write_it(text: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parse_url(text)
+    assert "hunter2" not in str(caught.value)
+    assert "write / as %2F" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "redis://host/0?password=hunter2",
+        "redis://host/0?a=1&access_TOKEN=hunter2&b=2",
+        "s3://b/p?endpoint=http://me:hunter2@host:9000",
+        "s3://b/p?endpoint=http%3A%2F%2Fme%3Ahunter2%40host",
+    ],
+)
+def test_a_secret_among_the_options_never_prints(text: str) -> None:
+    url = parse_url(text)
+    assert "hunter2" not in f"{url} {url!r}"
+
+    def refuse(_: str) -> str:
+        raise ValueError("no")
+
+    for known in ({}, dict.fromkeys(url.options, refuse)):
+        with pytest.raises(ConfigurationError) as caught:
+            read_options(url, known)
+        assert "hunter2" not in str(caught.value)
+
+
+def test_what_stands_behind_a_hash_sign_is_not_dropped_silently() -> None:
+    with pytest.raises(ConfigurationError, match="write # as %23"):
+        parse_url("sqlite:///var/a#b.db")
+    assert parse_url("sqlite:///var/a%23b.db").path == "/var/a#b.db"
 
 
 def test_a_password_never_prints_in_the_error_of_a_wrong_option() -> None:
