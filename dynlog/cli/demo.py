@@ -8,16 +8,30 @@ from typing import Annotated
 import typer
 
 from dynlog.cli.app import FAILED
+from dynlog.cli.options import check_log_url, check_objects_url
 from dynlog.cli.output import print_json, say
 from dynlog.cli.run import serve, until_stopped
 
 
+def _log_url(text: str | None) -> str | None:
+    return text and check_log_url(text)
+
+
 def demo(
     log: Annotated[
-        str | None, typer.Option("--log", metavar="URL", help="A log to use instead of a temporary SQLite file.")
+        str | None,
+        typer.Option(
+            "--log", metavar="URL", callback=_log_url, help="A log to use instead of a temporary SQLite file."
+        ),
     ] = None,
     objects: Annotated[
-        str | None, typer.Option("--objects", metavar="URL", help="Where snapshots go, instead of a temporary folder.")
+        str | None,
+        typer.Option(
+            "--objects",
+            metavar="URL",
+            callback=check_objects_url,
+            help="Where snapshots go, instead of a temporary folder.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The measurements as one JSON document on stdout.")] = False,
 ) -> None:

@@ -1,7 +1,8 @@
 """The router process of the demo: follows the topic, snapshots, and says on standard output how it stands.
 
 One JSON object a line: ``{"ready": ...}`` once, then ``{"records": ..., "snapshots": ...}`` as it goes on.  A line
-``dump PATH`` on standard input makes it catch up with the log's end, write its dump there and end.
+``dump PATH`` on standard input makes it catch up with the log's end, write its dump there and end.  ``{"failed": ...}``
+is its last line where it cannot go on.  The URLs come by the environment: what is on a command line anybody can see.
 """
 
 from __future__ import annotations
@@ -9,14 +10,17 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 
+from dynlog.errors import DynlogError
 from dynlog.heap import settle_heap
 from dynlog.open import open_log, open_objects
 from dynlog.router.state import RouterState
 from dynlog.snapshots import SnapshotPolicy
 
+LOG_VARIABLE, OBJECTS_VARIABLE = "DYNLOG_DEMO_LOG", "DYNLOG_DEMO_OBJECTS"
 SNAPSHOT_EVERY = 1500
 TICK_S = 0.02
 
@@ -51,4 +55,7 @@ async def main(log_url: str, objects_url: str, topic: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    try:
+        asyncio.run(main(os.environ[LOG_VARIABLE], os.environ[OBJECTS_VARIABLE], sys.argv[1]))
+    except DynlogError as failure:
+        say(failed=str(failure))

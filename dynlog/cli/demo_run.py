@@ -20,19 +20,21 @@ from pathlib import Path
 from typing import Any
 
 from dynlog.adapters.mooncake import Chains, Request, fleet_events, read_trace
+from dynlog.cli.demo_router import LOG_VARIABLE, OBJECTS_VARIABLE
 from dynlog.data import sample_trace
-from dynlog.errors import DynlogError
+from dynlog.errors import ConfigurationError, DeadlineExceeded, DynlogError
 from dynlog.kvevents import Kind, KvEvent, encode_events, unpack_hashes
 from dynlog.log import Log
-from dynlog.open import open_log
+from dynlog.open import open_log, open_objects
 from dynlog.producer import Producer
 from dynlog.router.dump import load_events
 from dynlog.router.index import KvIndex
+from dynlog.topics import Durability, DurabilityLevel
 
 WORKERS, CAPACITY, PARTITIONS = 8, 2000, 4
 KILL_AT = 0.7
 """The router is killed after this share of the events."""
-PATIENCE_S = 60.0
+PATIENCE_S = 30.0
 
 Block = tuple[int, int, int, int | None, int]
 """(worker_id, dp_rank, block_hash, parent_hash, tokens_hash)."""
@@ -66,7 +68,8 @@ class RouterProcess:
     @asynccontextmanager
     async def start(cls, log_url: str, objects_url: str, topic: str) -> AsyncIterator[RouterProcess]:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "dynlog.cli.demo_router", log_url, objects_url, topic,
+            sys.executable, "-m", "dynlog.cli.demo_router", topic,
+            env={**os.environ, LOG_VARIABLE: log_url, OBJECTS_VARIABLE: objects_url},
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         try:
@@ -78,20 +81,30 @@ class RouterProcess:
 
     async def says(self, word: str) -> dict[str, Any]:
         """The next line that has this fact."""
-        assert self._process.stdout is not None
-        async with asyncio.timeout(PATIENCE_S):
-            while line := await self._process.stdout.readline():
-                facts: dict[str, Any] = json.loads(line)
-                if word in facts:
-                    return facts
-        raise DynlogError(f"the router process {self.pid} ended before it said {word!r}")
+        return await self._heard(lambda facts: word in facts, f"it said {word!r}")
 
     async def until(self, records: int, snapshots: int) -> dict[str, Any]:
         """Waits until it has applied so many records and written so many snapshots."""
-        while True:
-            facts = await self.says("records")
-            if facts["records"] >= records and facts["snapshots"] >= snapshots:
-                return facts
+        return await self._heard(
+            lambda facts: facts.get("records", -1) >= records and facts["snapshots"] >= snapshots,
+            f"it had applied {records} records and written {snapshots} snapshots",
+        )
+
+    async def _heard(self, wanted: Callable[[dict[str, Any]], bool], what: str) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while line := await self._process.stdout.readline():
+                    facts: dict[str, Any] = json.loads(line)
+                    if "failed" in facts:
+                        raise DynlogError(f"the router process {self.pid}: {facts['failed']}")
+                    if wanted(facts):
+                        return facts
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"{PATIENCE_S:g} s went by before {what} (the router process {self.pid}): are log and objects well?"
+            ) from None
+        raise DynlogError(f"the router process {self.pid} ended before {what}")
 
     async def dump(self, path: Path) -> None:
         """Has it catch up, dump and end."""
@@ -155,17 +168,21 @@ async def run_demo(log_url: str | None, objects_url: str | None, tell: Callable[
         events = list(fleet_events(requests, workers=WORKERS, capacity=CAPACITY, first_worker_id=1))
         report = DemoReport(events=len(events))
         log = await stack.enter_async_context(open_log(log_url))
+        if not log.capabilities.many_processes or objects_url.startswith("memory:"):
+            raise ConfigurationError("the demo kills a process, so its log and objects cannot lie in memory://")
+        async with open_objects(objects_url):
+            pass  # what is wrong with it is said now, and by one process
         topic = f"demo-{uuid.uuid4().hex[:8]}"
         await log.create_topic(topic, partitions=PARTITIONS)
         cut = int(len(events) * KILL_AT)
 
         async with RouterProcess.start(log_url, objects_url, topic) as router:
             await router.says("ready")
-            tell(f"{WORKERS} workers publish {len(events)} KV events of {len(requests)} requests into {log_url}")
+            tell(f"{WORKERS} workers publish {len(events)} KV events of {len(requests)} requests into {log.url}")
             begun = time.perf_counter()
             await publish(log, topic, events[:cut])
             report.publish_seconds = time.perf_counter() - begun
-            tell(f"  {cut / report.publish_seconds:,.0f} events/s, all of them on disk")
+            tell(f"  {cut / report.publish_seconds:,.0f} events/s, {_kept(log.capabilities.durability)}")
             facts = await router.until(records=cut, snapshots=1)
             report.killed_after_records, report.snapshots_before_kill = facts["records"], facts["snapshots"]
             await router.kill()
@@ -203,6 +220,13 @@ async def run_demo(log_url: str | None, objects_url: str | None, tell: Callable[
                 f"  prompt of {match['blocks']} blocks: worker {match['worker_id']} holds the first {match['matched']}"
             )
         return report
+
+
+def _kept(durability: Durability) -> str:
+    """What was acknowledged survives this much."""
+    if durability.level is DurabilityLevel.DISK:
+        return "all of them on disk"
+    return f"all of them acknowledged (durability of this log: {durability})"
 
 
 def matches(index: KvIndex, requests: list[Request]) -> list[dict[str, int]]:

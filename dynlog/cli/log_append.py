@@ -17,11 +17,14 @@ from dynlog.cli.log_open import open_existing
 from dynlog.cli.options import AsJson, Diagnostics, LogFormat, LogUrl, parse_pairs
 from dynlog.cli.output import LineOutput, say
 from dynlog.cli.run import serve
+from dynlog.delivery import DeliveryPolicy
 from dynlog.errors import ConfigurationError, DynlogError
 from dynlog.producer import Producer
 from dynlog.record import Record
 from dynlog.tickets import Ticket
 
+POLICY = DeliveryPolicy(timeout_s=30.0)
+"""Long enough for a server that restarts; whoever waits at a terminal is told then."""
 MAX_UNPRINTED = 10_000
 """Lines that are taken and whose offsets are not printed yet; then taking waits."""
 
@@ -95,7 +98,7 @@ async def _append(
         source = LineInput(sys.stdin.fileno(), log.capabilities.max_batch_bytes)
         tickets: Tickets = asyncio.Queue(MAX_UNPRINTED)
         try:
-            async with Producer(log, topic) as producer, asyncio.TaskGroup() as group:
+            async with Producer(log, topic, policy=POLICY) as producer, asyncio.TaskGroup() as group:
                 group.create_task(_print(tickets, LineOutput(), as_json))
                 refusal = await _take(source, producer, partition, form, tickets, stop)
                 await tickets.put(None)

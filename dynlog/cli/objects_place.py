@@ -11,7 +11,7 @@ import typer
 from dynlog.cli.output import human_time
 from dynlog.errors import ConfigurationError
 from dynlog.objects import ObjectInfo
-from dynlog.url import parse_url
+from dynlog.url import parse_url, shown
 
 MARK = ".dynlog"
 """What a folder of objects contains and other folders do not."""
@@ -84,7 +84,7 @@ def described(info: ObjectInfo) -> dict[str, object]:
 
 def _a_url(text: str) -> str:
     if "://" not in text:
-        raise typer.BadParameter(f"{text!r} is not a URL: write s3://bucket/key or file:///path/key")
+        raise typer.BadParameter(f"{shown(text)!r} is not a URL: write s3://bucket/key or file:///path/key")
     return text
 
 

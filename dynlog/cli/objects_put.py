@@ -23,6 +23,7 @@ from dynlog.folder_files import LocalFile, plan_of
 from dynlog.folders import put_folder
 from dynlog.objects import PIECE_BYTES, ObjectInfo
 from dynlog.open import open_objects
+from dynlog.url import parse_url
 
 
 def put(
@@ -56,7 +57,7 @@ def put(
         _put_folder(path, place, as_json)
         return
     if source == "-" and not place.below("").key.strip("/"):
-        raise ConfigurationError(f"{url}: stdin needs a key, as in {url.rstrip('/')}/name")
+        raise ConfigurationError(f"{parse_url(url)}: stdin needs a key, as in s3://bucket/name")
     place = place if source == "-" else place.below(path.name)
     info = run(_put_object(None if source == "-" else path, place, pairs, expires_after))
     if as_json:

@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 
 from dynlog.errors import ConfigurationError
+from dynlog.open import LOG_ENGINES, OBJECT_STORES
+from dynlog.url import shown
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _UNITS_B = {"": 1, "b": 1} | {
@@ -56,16 +58,23 @@ def parse_pairs(what: str, pairs: list[str]) -> dict[str, str]:
     return found
 
 
+def _no_url(text: str, as_path: str) -> str:
+    """What to say of a text without ``://``: it may be a path, or a URL with a slip, and then hold a password."""
+    if "@" in text or text.partition(":")[0] in {*LOG_ENGINES, *OBJECT_STORES}:
+        return f"{shown(text)!r} is not a URL: // belongs behind the scheme, as in redis://host:6379/0"
+    return f"{text!r} is a path, not a URL: write {as_path}"
+
+
 def check_log_url(text: str) -> str:
     """Typer callback: a URL, and not a path."""
     if "://" not in text:
-        raise typer.BadParameter(f"{text!r} is a path, not a URL: write sqlite://{Path(text).absolute()}")
+        raise typer.BadParameter(_no_url(text, f"sqlite://{Path(text).absolute()}"))
     return text
 
 
-def _objects_url(text: str | None) -> str | None:
+def check_objects_url(text: str | None) -> str | None:
     if text is not None and "://" not in text:
-        raise typer.BadParameter(f"{text!r} is a path, not a URL: write file://{Path(text).absolute()}")
+        raise typer.BadParameter(_no_url(text, f"file://{Path(text).absolute()}"))
     return text
 
 
@@ -86,7 +95,7 @@ ObjectsUrl = Annotated[
         "--objects",
         envvar="DYNLOG_OBJECTS",
         metavar="URL",
-        callback=_objects_url,
+        callback=check_objects_url,
         help="The object store for snapshots, as in file:///var/lib/fleet/objects.",
         show_default=False,
     ),

@@ -54,9 +54,7 @@ def locate(url: Url) -> Location:
     if prefix:
         check_key(prefix)
     environment = os.environ
-    endpoint = options.get("endpoint") or _endpoint(
-        environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL") or AWS
-    )
+    endpoint = options.get("endpoint") or _endpoint_of_environment()
     region = (
         options.get("region")
         or environment.get("AWS_REGION")
@@ -77,7 +75,21 @@ def _endpoint(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
         raise ValueError("http://host:port or https://host:port is needed")
+    if "@" in parts.netloc:
+        raise ValueError("user and password stand before the bucket, as in s3://user:password@bucket")
+    try:
+        _ = parts.port
+    except ValueError as error:
+        raise ValueError(f"http://host:port or https://host:port is needed ({error})") from None
     return f"{parts.scheme}://{parts.netloc}"
+
+
+def _endpoint_of_environment() -> str:
+    name = next((name for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") if os.environ.get(name)), None)
+    try:
+        return _endpoint(os.environ[name]) if name else AWS
+    except ValueError as error:
+        raise ConfigurationError(f"the environment's {name}: {error}") from None
 
 
 def _file(text: str) -> Path:
