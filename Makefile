@@ -7,7 +7,6 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-ROUNDS ?= 500
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,8 +24,8 @@ servers: ## The real servers that tests talk to, built once per version into ~/.
 demo: install ## A fleet, a router that is killed, and its state back from the log
 	@$(BIN)/dynlog demo
 
-test: install ## Everything that CI runs: servers, ruff, mypy, import contracts, pytest (ARGS="..." for pytest)
-	@scripts/check.sh servers lint types layers tests
+test: install ## Everything that CI runs: servers, static checks, containers, pytest (ARGS="..." for pytest)
+	@scripts/check.sh servers lint types layers containers tests
 
 test-containers: install ## The fixtures of dynlog.testing from containers: local images, a dockerd of its own if none answers
 	@scripts/containers.sh $(BIN)/python -m pytest tests/testing/test_fixtures.py tests/testing/with_docker.py $(ARGS)
@@ -37,8 +36,8 @@ lint: install ## The static half of `make test`
 bench: install ## Tables against peers, and benchmarks/results/*.json (ARGS="--quick rebuild")
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-soak: install ## Crash tests with real processes, ROUNDS=n of them
-	@$(BIN)/python scripts/soak.py --rounds $(ROUNDS) $(ARGS)
+soak: install servers ## Crashes, and servers that fail for 30 s, ROUNDS=n of each (ARGS="--only crash,redis --seed 7")
+	@$(BIN)/python scripts/soak.py $(if $(ROUNDS),--rounds $(ROUNDS)) $(ARGS)
 
 constraints: ## constraints.txt anew from pyproject.toml (ARGS=--upgrade to move every version)
 	@scripts/constraints.sh $(ARGS)

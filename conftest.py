@@ -1,7 +1,9 @@
-"""A skipped test proves nothing: where `make test` or CI runs, a skip is a failure that keeps its reason.
+"""What `make test` and CI demand of a run beyond green tests: none is skipped, and no suite exceeds its wall budget.
 
-`DYNLOG_NO_SKIPS` (set by scripts/check.sh) or `CI` turns this on; `--allow-skips` is the explicit way out.  Choosing
-tests by `-k`, `-m` or path is not a skip, and an xfail is a claim of its own (strict: it must fail).
+A skipped test proves nothing: where `make test` or CI runs, a skip is a failure that keeps its reason, and a suite (a
+folder under tests/) that took longer than tests/house/budgets.toml allows fails the run.  `DYNLOG_NO_SKIPS` (set by
+scripts/check.sh) or `CI` turns this on; `--allow-skips` and `--allow-slow` are the explicit ways out.  Choosing tests
+by `-k`, `-m` or path is not a skip, and an xfail is a claim of its own (strict: it must fail).
 """
 
 from __future__ import annotations
@@ -12,11 +14,19 @@ from typing import TypeVar
 
 import pytest
 
+from tests.house.suites import SuiteTimes, read_budgets
+
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--allow-skips", action="store_true", help="let skipped tests pass although CI or make test runs")
+    parser.addoption("--allow-slow", action="store_true", help="let suites exceed their wall budgets")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # pytest-xdist's workers report to the one process that adds up
+        config.pluginmanager.register(_Budgets(config), "dynlog-suite-budgets")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -31,6 +41,30 @@ def pytest_make_collect_report(
     return _refuse_skip((yield), collector.config)
 
 
+class _Budgets:
+    """Prints what each suite took; under `make test` and CI a suite over its budget fails the run."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._times = SuiteTimes(read_budgets(config.rootpath))
+        self._enforced = _is_strict() and not config.getoption("--allow-slow")
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._times.add(report.nodeid, report.duration)
+
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        if self._enforced and self._times.problems and exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if table := self._times.table():
+            terminalreporter.section("wall time by suite")
+        for line, well in table:
+            terminalreporter.write_line(line, red=not well)
+        if self._enforced:
+            for problem in self._times.problems:
+                terminalreporter.write_line(f"FAILED {problem} (--allow-slow lets it pass)", red=True)
+
+
 def _refuse_skip(report: Report, config: pytest.Config) -> Report:
     if report.outcome == "skipped" and not hasattr(report, "wasxfail") and _forbids_skips(config):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
@@ -40,5 +74,8 @@ def _refuse_skip(report: Report, config: pytest.Config) -> Report:
 
 
 def _forbids_skips(config: pytest.Config) -> bool:
-    wanted = any(os.environ.get(name, "").lower() not in ("", "0", "false") for name in ("CI", "DYNLOG_NO_SKIPS"))
-    return wanted and not config.getoption("--allow-skips")
+    return _is_strict() and not config.getoption("--allow-skips")
+
+
+def _is_strict() -> bool:
+    return any(os.environ.get(name, "").lower() not in ("", "0", "false") for name in ("CI", "DYNLOG_NO_SKIPS"))

@@ -5,13 +5,18 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 bin=.venv/bin
 export DYNLOG_NO_SKIPS=1
-# Servers from native programs, whether or not a Docker daemon happens to run; `make test-containers` is the other way.
+# Servers from native programs, whether or not a Docker daemon happens to run; the stage `containers` is the other way.
 export DYNLOG_SERVERS=native
 
 servers() { scripts/servers/all.sh; }
 lint() { "$bin/ruff" check . && "$bin/ruff" format --check .; }
 types() { "$bin/mypy"; }
 layers() { "$bin/lint-imports"; }
+# What shows in the least time that each server also comes from a container; `make test-containers` runs all of it.
+containers() {
+    scripts/containers.sh "$bin/python" -m pytest -q --durations=5 \
+        tests/testing/test_fixtures.py::test_a_server_comes_from_where_the_run_says
+}
 tests() { "$bin/python" -m pytest --durations=20 ${ARGS:-}; }
 
 report=()
@@ -21,9 +26,9 @@ for stage in "$@"; do
     printf '\n== %s\n' "$stage"
     begin=$(date +%s%N)
     if "$stage"; then outcome=ok; else outcome=FAILED failed=1; fi
-    report+=("$(printf '%-8s %-6s %8d ms' "$stage" "$outcome" $((($(date +%s%N) - begin) / 1000000)))")
+    report+=("$(printf '%-10s %-6s %8d ms' "$stage" "$outcome" $((($(date +%s%N) - begin) / 1000000)))")
 done
 
 printf '\n== wall time\n'
-printf '%s\n' "${report[@]}" "$(printf '%-15s %8d s' all $((SECONDS - started)))"
+printf '%s\n' "${report[@]}" "$(printf '%-17s %8d s' all $((SECONDS - started)))"
 exit "$failed"

@@ -2,21 +2,29 @@
 # Runs a command while a Docker daemon answers and local images of the servers are there; the fixtures of
 # dynlog.testing then take their servers from containers of these images:
 #
-#     scripts/containers.sh .venv/bin/python -m pytest tests/testing/containers
+#     scripts/containers.sh .venv/bin/python -m pytest tests/testing/with_docker.py
 #
 # Without a daemon it starts a dockerd of its own over $DYNLOG_CACHE/docker (the images stay there) and stops it by
-# its pid at the end.  SERVERS="nats redis" chooses which images are made.
+# its pid at the end; containers that the command left make it fail.  Docker is installed by apt-get where it is
+# missing and we are root on Debian or Ubuntu.  SERVERS="nats redis" chooses which images are made.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-cache=${DYNLOG_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/dynlog}
+. "$here/servers/lib.sh"
+cache=$DYNLOG_CACHE
 servers=${SERVERS:-kafka redis minio nats}
 
+answers() {
+    # A daemon that hangs is none; macOS, which starts none here anyway, has no timeout.
+    if has timeout; then timeout 20 docker info; else docker info; fi >/dev/null 2>&1
+}
+
 start_dockerd() {
-    if ! command -v dockerd >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        { apt-get update && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends docker.io; } >&2
-    fi
-    command -v dockerd >/dev/null || {
-        echo "containers.sh: no Docker daemon answers and dockerd is not on PATH (Debian: apt-get install docker.io)" >&2
+    # Debian 13 has the client in a package of its own, earlier releases in docker.io.
+    if ! has docker || ! has dockerd; then apt_install docker.io docker-cli; fi
+    need docker "install Docker, or start its daemon if it is there (Debian: apt-get install docker.io docker-cli)"
+    need dockerd "no Docker daemon answers and none can be started; install it (Debian: apt-get install docker.io)"
+    [ "$(id -u)" = 0 ] || {
+        echo "containers.sh: no Docker daemon answers, and only root can start one: systemctl start docker" >&2
         exit 1
     }
     run=$(mktemp -d)
@@ -32,7 +40,7 @@ start_dockerd() {
     dockerd=$!
     trap stop_dockerd EXIT
     for _ in $(seq 300); do
-        if docker info >/dev/null 2>&1; then
+        if answers; then
             # What a run that was killed left; this daemon is ours alone.
             docker container prune --force >/dev/null
             return
@@ -46,14 +54,27 @@ start_dockerd() {
 }
 
 stop_dockerd() {
+    local status=$? left
+    left=$(timeout 20 docker ps --all --quiet 2>/dev/null || true)
+    if [ -n "$left" ]; then
+        echo "containers.sh: the command left containers behind:" $left >&2
+        [ "$status" != 0 ] || status=1
+    fi
     kill "$dockerd" 2>/dev/null || true
+    # It stops what still runs, and its containerd; one that cannot is not waited for.
+    for _ in $(seq 300); do
+        kill -0 "$dockerd" 2>/dev/null || break
+        sleep 0.1
+    done
+    kill -KILL "$dockerd" 2>/dev/null && echo "containers.sh: dockerd had to be killed" >&2
     wait "$dockerd" 2>/dev/null || true
     # What a container on the host's network leaves mounted there.
     umount "$run"/exec/netns/* 2>/dev/null || true
     rm -rf "$run"
+    exit "$status"
 }
 
-docker info >/dev/null 2>&1 || start_dockerd
+answers || start_dockerd
 
 for server in $servers; do
     image=$("$here/images/$server.sh")

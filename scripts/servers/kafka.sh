@@ -5,9 +5,23 @@
 
 VERSION=${KAFKA_VERSION:-4.1.1}
 
+JAVA="openjdk-21-jre-headless|openjdk-17-jre-headless|openjdk-25-jre-headless"
+
+java_version() { java -version 2>&1 | sed -nE 's/^[a-z]+ version "([0-9]+).*/\1/p' || true; }
+
+# The cached jars are of no use without Java either, so this is looked at each time; Maven only where jars are missing.
+if ! has java && [ "${1:-}" != --where ]; then apt_install "$JAVA"; fi
+need java "Kafka runs on it; install Java 17 or newer: apt-get install openjdk-17-jre-headless, or brew install openjdk"
+
 build() {
-    need java "Kafka runs on it; install OpenJDK 17 or newer"
-    need mvn "Kafka's jars come through Maven; install maven"
+    has mvn || apt_install maven "$JAVA"
+    need mvn "Kafka's jars come through Maven: apt-get install maven, or brew install maven"
+    local java
+    java=$(java_version)
+    [ "${java:-0}" -ge 17 ] || {
+        echo "kafka.sh: Kafka needs Java 17 or newer, and 'java' on PATH is ${java:-of no version that it tells}" >&2
+        exit 1
+    }
     cat >"$1/pom.xml" <<POM
 <project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>

@@ -16,6 +16,47 @@ need() { # need COMMAND WHY
     }
 }
 
+# apt_install PACKAGE...: as root on Debian or Ubuntu installs the packages, with one line about it and apt's own words
+# only if it failed; elsewhere does nothing, and the caller's `need` says what is missing.  "a|b|c" is the first of
+# these that this release has.
+apt_install() {
+    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 0
+    local wanted=$* log each choice packages=()
+    log=$(mktemp)
+    # One at a time: apt-get does not wait for the lock over its lists.
+    mkdir -p "$DYNLOG_CACHE"
+    exec 8>"$DYNLOG_CACHE/apt.lock"
+    flock --wait 900 8 || true
+    echo "$(basename "$0"): installing by apt-get: $wanted" >&2
+    if apt-get -q update >"$log" 2>&1; then
+        for each in "$@"; do
+            for choice in ${each//|/ }; do
+                if apt-get -q --simulate install --no-install-recommends "$choice" >/dev/null 2>&1; then
+                    packages+=("$choice")
+                    break
+                fi
+            done
+        done
+        # RUNLEVEL=1: no package starts its own service; tests start each server themselves, on a port of its own.
+        if RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
+            apt-get -q -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${packages[@]}" >>"$log" 2>&1 </dev/null; then
+            rm -f "$log"
+            exec 8>&-
+            return
+        fi
+    fi
+    exec 8>&-
+    tail -5 "$log" >&2
+    echo "$(basename "$0"): apt-get could not install $wanted" >&2
+    rm -f "$log"
+}
+
+need_go() {
+    need go "$1 is built from source; install Go 1.24 or newer (Debian 13: apt-get install golang-go; brew install go)"
+}
+
+has() { command -v "$1" >/dev/null; }
+
 provide() { # provide NAME VERSION BUILD [--where]
     local name=$1 version=$2 build=$3
     local home=$DYNLOG_CACHE/$name-$version

@@ -6,7 +6,7 @@
 VERSION=${MINIO_VERSION:-0.0.0-20260212201848-7aac2a2c5b7c}
 
 build() {
-    need go "minio is built from source; install Go 1.24 or newer"
+    need_go minio
     CGO_ENABLED=0 GOBIN=$1 GOFLAGS=-trimpath go install -ldflags "-s -w" "github.com/minio/minio@v$VERSION"
 }
 

@@ -5,7 +5,7 @@
 VERSION=${NATS_VERSION:-2.15.2}
 
 build() {
-    need go "nats-server is built from source; install Go 1.24 or newer"
+    need_go nats-server
     GOBIN=$1 GOFLAGS=-trimpath go install "github.com/nats-io/nats-server/v2@v$VERSION"
 }
 
