@@ -10,7 +10,11 @@ user and password.
 
 How a record is a message: `dynlog.storage.kafka.messages`.  Marks are not checked by the broker: the reader's dedupe
 table decides, by log order.  Log time is the broker's.  A log is created by the first who opens it, and nothing else
-creates a topic by accident.  Consumer groups are dynlog's own, not Kafka's.
+creates a topic by accident.
+
+Consumer groups are dynlog's own: what they committed is in the log's own topic, and only there it counts.  For whoever
+watches lag with Kafka's tools it is copied, soon after and as far as Kafka lets us, into the offsets of Kafka's group
+``<prefix>.<group>`` (``dynlog.<group>`` without a prefix): `dynlog.storage.kafka.mirror`.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ from dynlog.storage.kafka.care import Care
 from dynlog.storage.kafka.cluster import Cluster
 from dynlog.storage.kafka.lanes import Lanes
 from dynlog.storage.kafka.meta import Meta
+from dynlog.storage.kafka.mirror import Mirror
 from dynlog.storage.kafka.opening import open_parts
 from dynlog.storage.kafka.options import settings_of
 from dynlog.storage.kafka.reads import PATIENCE_S, Reads
@@ -94,7 +99,7 @@ class KafkaLog(Log):
         self._topics = Topics(cluster, lanes, meta, prefix, replication)
         self._watch = Watch(cluster)
         self._reads = Reads(cluster, self._topics, self._watch)
-        self._care = Care(cluster, self._topics, meta, self._reads, clock)
+        self._care = Care(cluster, self._topics, meta, self._reads, Mirror(cluster, prefix), clock)
         self._appends = Appends(self._topics, lanes, self._reads, self._care, capabilities.max_batch_bytes)
         self._waits = Waits(f"the log {url}")
         self._closing: asyncio.Task[None] | None = None

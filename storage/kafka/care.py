@@ -16,6 +16,7 @@ from dynlog.storage.kafka import admin
 from dynlog.storage.kafka.cluster import Cluster
 from dynlog.storage.kafka.fold import group_state
 from dynlog.storage.kafka.meta import Meta
+from dynlog.storage.kafka.mirror import Mirror
 from dynlog.storage.kafka.reads import Reads
 from dynlog.storage.kafka.state import pack_holder
 from dynlog.storage.kafka.topics import Found, Topics
@@ -33,11 +34,14 @@ Bounds = Mapping[int, tuple[int, int]]
 class Care:
     """Holders, groups and truncation of one log handle; owns the tasks that enforce retention by themselves."""
 
-    def __init__(self, cluster: Cluster, topics: Topics, meta: Meta, reads: Reads, clock: Clock) -> None:
+    def __init__(
+        self, cluster: Cluster, topics: Topics, meta: Meta, reads: Reads, mirror: Mirror, clock: Clock
+    ) -> None:
         self._cluster = cluster
         self._topics = topics
         self._meta = meta
         self._reads = reads
+        self._mirror = mirror
         self._clock = clock
         self._enforced_ms: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -196,6 +200,7 @@ class Care:
 
     async def close(self) -> None:
         """Ends what runs by itself."""
+        await self._mirror.close()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -219,6 +224,7 @@ class Care:
         generation: int = await self._meta.change(
             deadline, "generation", name, found.info.incarnation, group, given, self._clock.time_ms()
         )
+        self._mirror.note(found, GroupState(group, generation, given or {}), given or {})
         return generation
 
     async def commit(
@@ -230,6 +236,7 @@ class Care:
         state: GroupState = await self._meta.change(
             deadline, "commit", name, found.info.incarnation, group, generation, dict(positions), self._clock.time_ms()
         )
+        self._mirror.note(found, state, positions)
         return state
 
     async def committed(self, group: str, name: str, deadline: Deadline) -> GroupState:

@@ -12,6 +12,7 @@ from dynlog.errors import ConfigurationError
 from dynlog.topics import check_name
 
 META = "__dynlog"
+OWN = "dynlog"
 _MOST = 249
 
 
@@ -27,6 +28,14 @@ def kafka_name(prefix: str, name: str) -> str:
         return full
     digest = xxhash.xxh3_64_hexdigest(name.encode())
     return f"{full.replace(':', '-')[: _MOST - len(digest) - 1]}-{digest}"
+
+
+def kafka_group(prefix: str, group: str) -> str:
+    """The group in which Kafka's tools see what a group committed: ``<prefix>.<group>``, or ``dynlog.<group>``.
+
+    Never the bare name: that may be a group of somebody else's, whose positions are not ours to move.
+    """
+    return f"{prefix or OWN}.{group}"
 
 
 def foreign_name(prefix: str, kafka: str) -> str | None:

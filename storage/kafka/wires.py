@@ -20,11 +20,13 @@ from dynlog.errors import Closed, ConfigurationError
 from dynlog.storage.kafka.failures import NoAnswer, NotSent
 from dynlog.storage.kafka.options import Settings
 from dynlog.storage.kafka.protocol import OLDEST_BROKER
+from dynlog.timing import SYSTEM_CLOCK
 
 CONNECT_S = 5.0
 ANSWER_S = 10.0
-"""A connection on which a request went unanswered for so long is dropped, and another one opened."""
+"""A connection on which requests of any length went unanswered for about so long is dropped, and another one opened."""
 CLOSE_S = 2.0
+_SILENT_S = 0.9 * ANSWER_S
 _NEVER_MS = 3_600_000
 _CREDENTIALS = (
     aiokafka.errors.AuthenticationFailedError,
@@ -42,6 +44,7 @@ class Purpose(Enum):
     READ = "read"
     POLL = "poll"
     NEWCOMERS = "newcomers"
+    MIRROR = "mirror"
 
 
 class Address(NamedTuple):
@@ -61,20 +64,25 @@ class Wires:
         self._settings = settings
         self._open: dict[tuple[Address, Purpose], AIOKafkaConnection] = {}
         self._opening: dict[tuple[Address, Purpose], asyncio.Lock] = {}
+        self._silent_since: dict[tuple[Address, Purpose], float] = {}
         self._answered = False
         self._closed = False
 
     async def ask(self, address: Address, purpose: Purpose, request: Any, seconds: float) -> Any:
         """The broker's answer.  Raises NotSent, NoAnswer, or ConfigurationError for what repeating cannot cure."""
         connection = await self._connection(address, purpose, min(seconds, CONNECT_S))
+        asked_at = SYSTEM_CLOCK.monotonic()
         try:
             async with asyncio.timeout(seconds):
                 answer = await connection.send(request)
                 self._answered = True
+                self._silent_since.pop((address, purpose), None)
                 return answer
+        except asyncio.CancelledError:
+            self._went_unanswered(address, purpose, connection, asked_at)
+            raise
         except TimeoutError:
-            if seconds >= ANSWER_S:
-                self._drop(address, purpose, connection)
+            self._went_unanswered(address, purpose, connection, asked_at)
             raise NoAnswer(f"the broker {address} did not answer within {seconds:.3g} s") from None
         except (aiokafka.errors.IncompatibleBrokerVersion, NotImplementedError):
             raise ConfigurationError(f"the broker {address} is older than Kafka {OLDEST_BROKER}: upgrade it") from None
@@ -84,6 +92,14 @@ class Wires:
         except (ValueError, IndexError, AssertionError) as error:
             self._drop(address, purpose, connection)
             raise NoAnswer(f"the broker {address} sent what is no answer: {error!r}") from error
+
+    def _went_unanswered(
+        self, address: Address, purpose: Purpose, connection: AIOKafkaConnection, asked_at: float
+    ) -> None:
+        """Half-open connections stay silent for ever, and each caller alone may have had little time."""
+        since = self._silent_since.setdefault((address, purpose), asked_at)
+        if SYSTEM_CLOCK.monotonic() - since >= _SILENT_S:
+            self._drop(address, purpose, connection)
 
     async def _connection(self, address: Address, purpose: Purpose, seconds: float) -> AIOKafkaConnection:
         key = address, purpose
@@ -96,6 +112,7 @@ class Wires:
                 if found is None or not found.connected():
                     self._check_open()
                     found = self._open[key] = await self._connect(address)
+                    self._silent_since.pop(key, None)
                     if self._closed:
                         self._drop(address, purpose, found)
                         self._check_open()

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from dynlog.testing.kafka import KafkaServer
+from dynlog.testing.kinds import RunningServer
 from tests.conformance.log_suite import LogSuite, ProcessesSuite
 
 
 class TestKafkaLog(LogSuite, ProcessesSuite):
     @pytest.fixture(autouse=True)
-    def broker(self, kafka_broker: KafkaServer) -> None:
-        self.address = kafka_broker.address
+    def broker(self, kafka_server: RunningServer) -> None:
+        self.address = kafka_server.address
 
     def url(self, tmp_path: Path) -> str:
         # The folder is the test's own, so its name makes the prefix that is.

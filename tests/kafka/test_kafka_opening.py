@@ -14,6 +14,7 @@ from dynlog.errors import ConfigurationError, DynlogError, LogUnavailable
 from dynlog.open import open_log
 from dynlog.record import Record
 from dynlog.testing.kafka import KafkaServer
+from dynlog.testing.kinds import RunningServer
 from dynlog.testing.process import free_port
 
 IN_TIME_S = 16.0
@@ -83,8 +84,8 @@ async def test_a_server_that_never_answers_is_given_up_in_time() -> None:
         server.close()
 
 
-async def test_tls_with_a_broker_that_speaks_none_says_so(kafka_broker: KafkaServer) -> None:
-    error = await refusal(f"kafka://{kafka_broker.address}/a?tls=true")
+async def test_tls_with_a_broker_that_speaks_none_says_so(kafka_server: RunningServer) -> None:
+    error = await refusal(f"kafka://{kafka_server.address}/a?tls=true")
     assert "TLS" in str(error)
 
 
@@ -94,8 +95,8 @@ async def test_more_than_the_brokers_limit_is_refused_at_opening(kafka_url: str)
     assert "message.max.bytes" in str(error)
 
 
-async def test_a_dead_broker_among_the_named_ones_is_passed_over(kafka_broker: KafkaServer) -> None:
-    async with open_log(f"kafka://127.0.0.1:{free_port()},{kafka_broker.address}/multi") as log:
+async def test_a_dead_broker_among_the_named_ones_is_passed_over(kafka_server: RunningServer) -> None:
+    async with open_log(f"kafka://127.0.0.1:{free_port()},{kafka_server.address}/multi") as log:
         await log.create_topic("t", exist_ok=True)
         await log.append("t", 0, [Record()])
 
