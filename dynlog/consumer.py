@@ -20,7 +20,7 @@ from enum import Enum
 from typing import Self
 
 from dynlog.budget import Budget
-from dynlog.dead_letters import Story, park
+from dynlog.dead_letters import Story, error_text, park
 from dynlog.delivery import DeliveryPolicy
 from dynlog.effects import Cause, append_effects
 from dynlog.errors import Closed, CommitFenced, ConfigurationError, DynlogError
@@ -30,7 +30,7 @@ from dynlog.lane import Lane, Ready, Room
 from dynlog.lanes import PASSING, Lanes, first_of
 from dynlog.log import Log
 from dynlog.membership import Membership
-from dynlog.received import Delivery
+from dynlog.received import Delivery, DeliveryState
 from dynlog.timing import Backoff
 from dynlog.topics import Topic, check_name
 
@@ -158,6 +158,8 @@ class Consumer:
                     kept = await self._holding.commit(lane.epoch, {lane.partition: position})
                 except PASSING:
                     await asyncio.sleep(pause)
+                    if delivery.settled:
+                        return False
                     continue
                 lane.committed = max(lane.committed, position)
                 return lane.partition in kept and not delivery.settled
@@ -174,6 +176,8 @@ class Consumer:
         A handler that returns has acknowledged, one that raises has rejected; it may do either itself.  A handler at
         work on a record whose partition is lost is cancelled.
         """
+        if concurrency < 1:
+            raise ConfigurationError(f"concurrency={concurrency}: nobody would handle anything; give at least 1")
         try:
             async with asyncio.TaskGroup() as workers:
                 for number in range(concurrency):
@@ -193,7 +197,9 @@ class Consumer:
                         await handler(delivery)
                         if not delivery.settled:
                             await delivery.ack()
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                if isinstance(error, asyncio.CancelledError) and _cancelled():
+                    raise
                 if not delivery.settled:
                     await delivery.nack(error=error)
 
@@ -220,7 +226,7 @@ class Consumer:
         if delivery.effects:
             once = self._settings.guarantee is Guarantee.EXACTLY_ONCE
             await append_effects(self._log, self._cause(delivery), delivery.effects, DeliveryPolicy(), once=once)
-        if delivery.settled:
+        if delivery.state is not DeliveryState.HANDED:
             raise CommitFenced("the partition was lost meanwhile", topic=self._topic.name, partition=lane.partition)
         lane.finish(delivery)
         self.counts.done += 1
@@ -235,17 +241,32 @@ class Consumer:
             self.counts.retried += 1
             lane.again(delivery, retry.pause(delivery.attempt) if delay is None else delay)
             return
-        try:
-            await park(self._log, self._topic, delivery.record, self._story(delivery, error))
-        except PASSING as failure:
-            logger.warning("%s cannot be parked now: %s", delivery.id, failure)
-            if not delivery.settled:
-                lane.again(delivery, retry.most_s)
+        parked = await self._park(delivery, error, patient=once)
+        if delivery.state is not DeliveryState.HANDED:
             return
-        if not delivery.settled:
-            lane.finish(delivery)
-            self.counts.parked += 1
-            self._lanes.advanced()
+        if not parked and not once:
+            lane.again(delivery, retry.most_s)
+            return
+        lane.finish(delivery)
+        self.counts.parked += parked
+        self._lanes.advanced()
+
+    async def _park(self, delivery: Delivery, error: BaseException | None, *, patient: bool) -> bool:
+        """Whether it is parked; ``patient`` ones wait for a log that is away: they may not be handed out again."""
+        story = self._story(delivery, error)
+        for pause in Backoff():
+            try:
+                await park(self._log, self._topic, delivery.record, story)
+            except DynlogError as failure:
+                logger.warning("%s cannot be parked: %s", delivery.id, failure)
+                if not patient or not isinstance(failure, PASSING):
+                    return False
+            else:
+                return True
+            await asyncio.sleep(pause)
+            if delivery.state is not DeliveryState.HANDED:
+                return False
+        raise AssertionError("a backoff never ends")
 
     def _cause(self, delivery: Delivery) -> Cause:
         return Cause(
@@ -253,10 +274,9 @@ class Consumer:
         )  # fmt: skip
 
     def _story(self, delivery: Delivery, error: BaseException | None) -> Story:
-        told = "rejected" if error is None else f"{type(error).__name__}: {error}"
         return Story(
             self._name or "", delivery.topic, delivery.incarnation, delivery.partition, delivery.offset,
-            delivery.attempt, told, delivery.first_failed_ms, time.time_ns() // 1_000_000,
+            delivery.attempt, error_text(error), delivery.first_failed_ms, time.time_ns() // 1_000_000,
         )  # fmt: skip
 
     # The background: one task that owns all others
@@ -301,3 +321,9 @@ class Consumer:
             raise self._failure
         if self._state is _State.CLOSED:
             raise Closed("the consumer is closed")
+
+
+def _cancelled() -> bool:
+    """Whether somebody cancels this task: else a CancelledError is only what the handler's own work ended with."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0

@@ -70,6 +70,17 @@ def dead_topic(topic: str) -> str:
     return topic + SUFFIX
 
 
+def error_text(error: BaseException | None) -> str:
+    """What a letter says of the error, whatever the error says of itself."""
+    if error is None:
+        return "rejected"
+    try:
+        said = str(error)
+    except Exception:
+        said = "an error that cannot say what it is"
+    return f"{type(error).__name__}: {said}"[:MAX_ERROR]
+
+
 async def park(log: Log, source: Topic, record: Record, story: Story) -> None:
     """Stores the letter, once; raises what `deliver` raises."""
     name = dead_topic(source.name)

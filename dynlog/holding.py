@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Protocol
 
-from dynlog.errors import CommitFenced, DeadlineExceeded, LogUnavailable
+from dynlog.errors import CommitFenced, DeadlineExceeded, LogUnavailable, OffsetTruncated
 from dynlog.log import Log, Where
 from dynlog.topics import Holder, HolderKind, Topic
 
@@ -145,6 +145,7 @@ class Follower:
     def __init__(self, log: Log, topic: Topic, start: Where) -> None:
         self._log, self._topic, self._start = log, topic, start
         self._name = f"follower-{uuid.uuid4().hex}"
+        self._first: dict[int, int] = {}
         self._positions: dict[int, int] = {}
         self.changes = Changes()
         self.epoch: Epoch = (0, 0)
@@ -153,12 +154,17 @@ class Follower:
         self.healthy = True
 
     async def enter(self) -> None:
-        self._positions = await first_offsets(self._log, self._topic, self._start)
+        self._first = await first_offsets(self._log, self._topic, self._start)
+        self._positions = dict(self._first)
         await self._hold()
 
     async def _hold(self) -> None:
-        holder = Holder(self._name, HolderKind.EPHEMERAL, dict(self._positions))
-        await self._log.hold(self._topic.name, holder)
+        while True:
+            holder = Holder(self._name, HolderKind.EPHEMERAL, dict(self._positions))
+            try:
+                return await self._log.hold(self._topic.name, holder)
+            except OffsetTruncated as error:  # whether that is a loss is for whoever reads there to find out
+                self._positions[error.partition or 0] = error.earliest
 
     async def run(self) -> None:
         while True:
@@ -167,7 +173,7 @@ class Follower:
                 await self._hold()
 
     async def starts(self, partitions: frozenset[int]) -> Mapping[int, int]:
-        return {p: self._positions[p] for p in partitions}
+        return {p: self._first[p] for p in partitions}
 
     async def commit(self, epoch: Epoch, positions: Mapping[int, int]) -> frozenset[int]:
         self._positions |= positions

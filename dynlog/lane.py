@@ -145,9 +145,8 @@ class Lane:
         if self.state is not LaneState.OPEN:
             self._lose(delivery)
             return
-        delivery.state = DeliveryState.WAITING
-        delivery.attempt += 1
-        self._timers[delivery.offset] = asyncio.get_running_loop().call_later(delay, self._due, delivery)
+        attempt = self.live[delivery.offset] = delivery.another()
+        self._timers[delivery.offset] = asyncio.get_running_loop().call_later(delay, self._due, attempt)
 
     def _due(self, delivery: Delivery) -> None:
         del self._timers[delivery.offset]

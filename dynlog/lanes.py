@@ -14,13 +14,15 @@ from contextlib import suppress
 from dynlog.batch import Position
 from dynlog.errors import DeadlineExceeded, LogUnavailable, OutcomeUnknown
 from dynlog.holding import Holding
-from dynlog.intake import ConsumerSettings, Guarantee, Intake
+from dynlog.intake import ConsumerSettings, Intake
 from dynlog.lane import Lane, LaneState, Ready, Room
 from dynlog.timing import Backoff
 from dynlog.topics import Topic
 
 logger = logging.getLogger(__name__)
 COMMIT_EVERY_S = 0.05
+LOOK_EVERY_S = 1.0
+"""How often it is looked whether a watermark moved although nothing was acknowledged: over holes and repeats."""
 PASSING = (LogUnavailable, DeadlineExceeded, OutcomeUnknown)
 """What may pass by itself."""
 
@@ -134,7 +136,9 @@ class Lanes:
     async def _commits(self) -> None:
         pauses = iter(Backoff())
         while True:
-            await self._dirty.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_EVERY_S):
+                    await self._dirty.wait()
             self._dirty.clear()
             try:
                 await self.commit(self.all)
@@ -148,8 +152,6 @@ class Lanes:
 
     async def commit(self, lanes: list[Lane]) -> None:
         """Stores how far the lanes are done; what is not this consumer's any more is left out."""
-        if self._settings.guarantee is Guarantee.AT_MOST_ONCE:
-            return  # every record was committed before it was handed out
         due = [lane for lane in lanes if lane.state is not LaneState.LOST and lane.watermark.position > lane.committed]
         for epoch in {lane.epoch for lane in due}:
             positions = {lane.partition: lane.watermark.position for lane in due if lane.epoch == epoch}

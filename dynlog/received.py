@@ -23,6 +23,7 @@ class DeliveryState(Enum):
 
     WAITING = "waiting"  # behind another record of its key, or for its next attempt
     HANDED = "handed"  # in the user's hands
+    RETURNED = "returned"  # rejected: its next attempt is a delivery of its own
     DONE = "done"  # acknowledged or parked
     LOST = "lost"  # its partition is another member's
 
@@ -41,8 +42,8 @@ class Delivery:
     """A record and where it lies; ``attempt`` counts from 1 within this consumer."""
 
     __slots__ = (
-        "_scope", "_settler", "attempt", "effects", "first_failed_ms", "incarnation", "log_time_ms", "offset", "order",
-        "partition", "record", "size", "state", "topic",
+        "_scope", "_settler", "_settling", "attempt", "effects", "first_failed_ms", "incarnation", "log_time_ms",
+        "offset", "order", "partition", "record", "size", "state", "topic",
     )  # fmt: skip
 
     def __init__(
@@ -57,6 +58,7 @@ class Delivery:
         self.state = DeliveryState.WAITING
         self._settler = settler
         self._scope: asyncio.Timeout | None = None
+        self._settling = False
 
     @property
     def id(self) -> str:
@@ -65,8 +67,8 @@ class Delivery:
 
     @property
     def settled(self) -> bool:
-        """Whether there is nothing left to say about it."""
-        return self.state is not DeliveryState.HANDED
+        """Whether there is nothing left to say about it, or it is being said."""
+        return self._settling or self.state is not DeliveryState.HANDED
 
     def emit(self, topic: str, record: Record, *, partition: int | None = None) -> None:
         """Adds an effect: a record that `ack` appends.  An attempt that fails leaves none.  Under
@@ -79,15 +81,23 @@ class Delivery:
 
         Raises CommitFenced if the partition is another member's by now, what `Log.append` raises for the effects.
         """
-        self._check()
-        await self._settler.acknowledge(self)
+        with self._settlement():
+            await self._settler.acknowledge(self)
 
     async def nack(self, *, delay: float | None = None, error: BaseException | None = None) -> None:
         """The record failed: it comes again after ``delay`` seconds, or as the retry policy says, before any other of
         its key; after the policy's last attempt it is parked as a dead letter that tells ``error``."""
-        self._check()
-        self.effects.clear()
-        await self._settler.reject(self, delay, error)
+        with self._settlement():
+            self.effects.clear()
+            await self._settler.reject(self, delay, error)
+
+    def another(self) -> Delivery:
+        """The next attempt.  Whoever had this one in hands may not settle that one as well."""
+        stored = StoredRecord(self.partition, self.offset, self.log_time_ms, self.record)
+        other = Delivery(self.topic, self.incarnation, stored, self.order, self.size, self._settler)
+        other.attempt, other.first_failed_ms = self.attempt + 1, self.first_failed_ms
+        self.state = DeliveryState.RETURNED
+        return other
 
     @contextmanager
     def cancelling(self, scope: asyncio.Timeout) -> Iterator[None]:
@@ -104,6 +114,15 @@ class Delivery:
         if self._scope is not None and not self._scope.expired():
             self._scope.reschedule(asyncio.get_running_loop().time())
 
+    @contextmanager
+    def _settlement(self) -> Iterator[None]:
+        self._check()
+        self._settling = True
+        try:
+            yield
+        finally:
+            self._settling = False
+
     def _check(self) -> None:
         if self.state is DeliveryState.LOST:
             raise CommitFenced(
@@ -111,7 +130,7 @@ class Delivery:
                 "it is delivered again, elsewhere or here",
                 topic=self.topic, partition=self.partition, offset=self.offset,
             )  # fmt: skip
-        if self.state is not DeliveryState.HANDED:
+        if self.settled:
             raise ConfigurationError(f"delivery {self.id} was settled before: acknowledge or reject each one once")
 
     def __repr__(self) -> str:
