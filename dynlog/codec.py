@@ -23,6 +23,7 @@ import sys
 from array import array
 from collections.abc import Mapping, Sequence
 from itertools import chain
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import google_crc32c
@@ -44,6 +45,10 @@ MAX_HEADERS = 256
 MAX_KEY_BYTES = 1 << 16
 MAX_NAME_BYTES = 256
 I64_MIN, I64_MAX, U63_MAX = -(2**63), 2**63 - 1, 2**63 - 1
+# Columns are gathered and judged by loops of C: a record that is appended alone pays for every one of them.
+_KEY, _PARTS, _HEADERS = attrgetter("key"), attrgetter("parts"), attrgetter("headers")
+_CONTROL, _TIMESTAMP, _MARK = attrgetter("control"), attrgetter("timestamp_ms"), attrgetter("mark")
+_KEY_TYPES, _BODY_TYPES, _PART_TYPES = frozenset({bytes, type(None)}), frozenset({list}), frozenset({bytes})
 
 
 class MarkRun(NamedTuple):
@@ -70,20 +75,25 @@ class Columns(NamedTuple):
 def mark_runs(marks: Sequence[Mark | None]) -> list[MarkRun]:
     """Run-length form of the marks of neighbouring records; records without a mark are in no run."""
     runs: list[MarkRun] = []
+    # The run that is growing is kept in plain names: a tuple made anew for each record cost more than all the rest.
+    producer_id, epoch = "", 0
+    length = first = start = 0
+    next_: tuple[str, int, int] | None = None
     for index, mark in enumerate(marks):
         if mark is None:
-            continue
-        if runs:
-            last = runs[-1]
-            if (
-                last.start + last.length == index
-                and last.producer_id == mark.producer_id
-                and last.epoch == mark.epoch
-                and last.sequence + last.length == mark.sequence
-            ):
-                runs[-1] = last._replace(length=last.length + 1)
-                continue
-        runs.append(MarkRun(index, 1, *mark))
+            if length:
+                runs.append(MarkRun(start, length, producer_id, epoch, first))
+                length, next_ = 0, None
+        elif mark == next_:
+            length += 1
+            next_ = (producer_id, epoch, first + length)
+        else:
+            if length:
+                runs.append(MarkRun(start, length, producer_id, epoch, first))
+            producer_id, epoch, first = mark
+            start, length, next_ = index, 1, (producer_id, epoch, first + 1)
+    if length:
+        runs.append(MarkRun(start, length, producer_id, epoch, first))
     return runs
 
 
@@ -92,23 +102,25 @@ def encode_records(records: Sequence[Record], *, max_bytes: int = MAX_BATCH_BYTE
 
     Raises BatchTooLarge over ``max_bytes``, MalformedRecord for no record, a field of the wrong type or over its bound.
     """
+    return encode_with_runs(records, max_bytes=max_bytes)[0]
+
+
+def encode_with_runs(records: Sequence[Record], *, max_bytes: int = MAX_BATCH_BYTES) -> tuple[bytes, list[MarkRun]]:
+    """`encode_records`, and the marks that went into it as `mark_runs` gives them."""
     count = len(records)
     if not 0 < count <= MAX_RECORDS:
         raise MalformedRecord(f"an append takes 1 to {MAX_RECORDS} records, not {count}")
     for record in records:
         check_record(record)
-    runs = mark_runs([record.mark for record in records])
-    has_headers = any(record.headers for record in records)
-    has_controls = any(record.control is not None for record in records)
-    has_timestamps = any(record.timestamp_ms for record in records)
+    runs = mark_runs(list(map(_MARK, records)))
     columns = [
         count,
-        [record.key for record in records],
-        [record.parts for record in records],
-        [dict(record.headers) for record in records] if has_headers else None,
-        bytes(record.control or 0 for record in records) if has_controls else None,
-        _little_endian(array("q", [record.timestamp_ms for record in records])) if has_timestamps else None,
-        [[run.start, run.length, run.producer_id, run.epoch, run.sequence] for run in runs] or None,
+        list(map(_KEY, records)),
+        list(map(_PARTS, records)),
+        [dict(record.headers) for record in records] if any(map(_HEADERS, records)) else None,
+        bytes(record.control or 0 for record in records) if any(map(_CONTROL, records)) else None,
+        _little_endian(array("q", map(_TIMESTAMP, records))) if any(map(_TIMESTAMP, records)) else None,
+        runs or None,
     ]
     try:
         payload: bytes = msgpack.packb(columns)
@@ -119,7 +131,7 @@ def encode_records(records: Sequence[Record], *, max_bytes: int = MAX_BATCH_BYTE
             f"{count} records are {len(payload)} bytes, over the {max_bytes} that one append may have: nothing was "
             "stored; send fewer at once, or put large bodies into an object store"
         )
-    return payload
+    return payload, runs
 
 
 def check_record(record: Record) -> None:
@@ -179,15 +191,19 @@ def decode_records(payload: bytes | memoryview) -> Columns:
     try:
         count, keys, bodies, headers, controls, timestamps, marks = value
         _expect(isinstance(count, int) and 0 < count == len(keys) == len(bodies), "counts do not agree")
-        _expect(set(map(type, keys)) <= {bytes, type(None)}, "a key is not bytes")
-        _expect(set(map(type, bodies)) == {list}, "a body is not a list of parts")
-        _expect(set(map(type, chain.from_iterable(bodies))) <= {bytes}, "a part is not bytes")
-        _expect(headers is None or len(headers) == count, "headers do not agree")
-        for entry in headers or ():
-            _expect(all(type(k) is str and type(v) is bytes for k, v in entry.items()), "a header is not str to bytes")
-        _expect(controls is None or (type(controls) is bytes and len(controls) == count), "controls do not agree")
-        for control in set(controls or b"") - {0}:
-            Control(control)
+        _expect(_KEY_TYPES.issuperset(map(type, keys)), "a key is not bytes")
+        _expect(_BODY_TYPES.issuperset(map(type, bodies)), "a body is not a list of parts")
+        _expect(_PART_TYPES.issuperset(map(type, chain.from_iterable(bodies))), "a part is not bytes")
+        if headers is not None:
+            _expect(len(headers) == count, "headers do not agree")
+            for entry in headers:
+                _expect(
+                    all(type(k) is str and type(v) is bytes for k, v in entry.items()), "a header is not str to bytes"
+                )
+        if controls is not None:
+            _expect(type(controls) is bytes and len(controls) == count, "controls do not agree")
+            for control in set(controls) - {0}:
+                Control(control)
         times: array[int] | None = None
         if timestamps is not None:
             _expect(type(timestamps) is bytes and len(timestamps) == 8 * count, "timestamps do not agree")
@@ -195,7 +211,8 @@ def decode_records(payload: bytes | memoryview) -> Columns:
             if sys.byteorder == "big":
                 times.byteswap()
         runs = [MarkRun(*run) for run in marks or ()]
-        _check_runs(runs, count)
+        if runs:
+            _check_runs(runs, count)
     except MalformedRecord:
         raise
     except (ValueError, TypeError, AttributeError) as error:
@@ -233,8 +250,7 @@ def unseal(frame: bytes | memoryview, context: bytes) -> memoryview:
     payload = memoryview(frame)[FRAME.size :]
     if length != len(payload):
         raise MalformedRecord(f"a frame of {length} bytes was announced, {len(payload)} are there")
-    head = struct.pack("<BBI", version, flags, length)
-    found = google_crc32c.extend(google_crc32c.value(context + head), bytes(payload))
+    found = google_crc32c.value(b"".join((context, frame[2:8], payload)))
     if found != crc:
         raise MalformedRecord(f"checksum {found:08x} instead of {crc:08x} over {length} bytes")
     # The version is judged after the checksum, so that a flipped bit is damage and not "a newer dynlog".
@@ -247,13 +263,18 @@ def _check_runs(runs: list[MarkRun], count: int) -> None:
     """Runs as `mark_runs` makes them: in order, apart, of at least one record, within 63 bits."""
     end = 0
     for run in runs:
-        _expect(type(run.producer_id) is str and bool(run.producer_id), "a producer id is not a name")
+        start, length, producer_id, epoch, sequence = run
         _expect(
-            all(type(n) is int and 0 <= n <= U63_MAX for n in run[:2] + run[3:]), "a mark's number is out of bounds"
+            type(start) is type(length) is type(epoch) is type(sequence) is int
+            and type(producer_id) is str
+            and bool(producer_id)
+            and end <= start
+            and 0 < length <= count - start
+            and 0 <= epoch <= U63_MAX
+            and 0 <= sequence <= U63_MAX + 1 - length,
+            "a mark is not one, is out of bounds, overlaps another or points beyond the records",
         )
-        _expect(run.length > 0 and run.sequence + run.length - 1 <= U63_MAX, "a mark's run is out of bounds")
-        _expect(end <= run.start and run.start + run.length <= count, "marks overlap or point beyond the records")
-        end = run.start + run.length
+        end = start + length
 
 
 def _expect(condition: bool, what: str) -> None:

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
-from dynlog.codec import MarkRun, encode_records, mark_runs, seal
+from dynlog.codec import MarkRun, encode_with_runs, seal
 from dynlog.errors import LogUnavailable, OutcomeUnknown, ProducerFenced
 from dynlog.marks import UNKNOWN_OFFSET
 from dynlog.record import Record
@@ -80,8 +80,7 @@ class Appends:
     ) -> tuple[Topic, Any]:
         """One try, in whatever incarnation the topic has: its reply, and the topic."""
         client = self._client
-        payload = encode_records(records, max_bytes=client.settings.max_batch_bytes)
-        runs = mark_runs([record.mark for record in records])
+        payload, runs = encode_with_runs(records, max_bytes=client.settings.max_batch_bytes)
         for run in runs:
             if run.epoch and (run.producer_id, run.epoch, client.run) not in self._noted:
                 await self._note(run.producer_id, run.epoch, deadline)
