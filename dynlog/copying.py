@@ -129,7 +129,6 @@ async def _copy_partition(
 
 async def _append(target: Log, copy: Topic, partition: int, records: list[Record], outcome: Copied) -> None:
     policy = DeliveryPolicy()
-    before = (await target.partitions(copy.name))[partition].end
     lost: list[Record] = []
     try:
         done = await deliver(target, copy.name, partition, records, policy)
@@ -137,25 +136,39 @@ async def _append(target: Log, copy: Topic, partition: int, records: list[Record
         lost = records
     else:
         if done.duplicates:
-            lost = await _missing(target, Position(copy.name, copy.incarnation, partition, before), records)
+            lost = await _missing(target, copy, partition, records)
     if lost:
         outcome.remarked += len(lost)
-        own = [replace(record, mark=_own_mark(record, partition)) for record in lost]
+        # Not under the producer of the other marks of the copy: that may be past these records already.
+        own = [replace(record, mark=_own_mark(record, partition, "copy-again")) for record in lost]
         await deliver(target, copy.name, partition, own, policy)
     outcome.copied += len(records)
 
 
-async def _missing(target: Log, start: Position, records: list[Record]) -> list[Record]:
-    """Those that the target took for repeats of others: whoever produces into the copy already used their marks."""
-    end = (await target.partitions(start.topic))[start.partition].end
-    there = {origin_of(stored.record) async for stored in _records(target, start, end)}
-    return [record for record in records if origin_of(record) not in there]
+async def _missing(target: Log, copy: Topic, partition: int, records: list[Record]) -> list[Record]:
+    """Those that the target took for repeats of others: whoever produces into the copy already used their marks.
+
+    What another copy that runs meanwhile has appended is there.
+    """
+    first = _origin(records[0])
+    there: set[int] = set()
+    async for found in _origins_backwards(target, copy, partition, first.source):
+        there.update(found)
+        # What came under another mark stands behind its place, but by no more than an append.
+        if max(found) < first.offset and len(there) > MAX_RECORDS:
+            break
+    return [record for record in records if _origin(record).offset not in there]
 
 
-def _own_mark(record: Record, partition: int) -> Mark:
+def _origin(record: Record) -> Origin:
     origin = origin_of(record)
     assert origin is not None
-    return Mark(f"copy:{origin.source}:{partition}", 0, origin.offset)
+    return origin
+
+
+def _own_mark(record: Record, partition: int, producer: str = "copy") -> Mark:
+    origin = _origin(record)
+    return Mark(f"{producer}:{origin.source}:{partition}", 0, origin.offset)
 
 
 def _with_origin(stored: StoredRecord, id: str, marks: dict[str, MarkState], outcome: Copied) -> Record:
@@ -190,21 +203,24 @@ async def _records(log: Log, start: Position, end: int, outcome: Copied | None =
 
 
 async def _last_origin(target: Log, copy: Topic, partition: int, id: str) -> int:
-    """The source's offset of the last record that is there; -1 if none is.  Looks from the end backwards."""
+    """The source's offset of the last record that is there; -1 if none is."""
+    async for found in _origins_backwards(target, copy, partition, id):
+        return found[-1]
+    return -1
+
+
+async def _origins_backwards(target: Log, copy: Topic, partition: int, id: str) -> AsyncIterator[list[int]]:
+    """The source's offsets of the records that are there: from the end backwards in ever larger pieces that have some,
+    in order within each."""
     state = (await target.partitions(copy.name))[partition]
     step, upper = 1, state.end
     while upper > state.earliest:
         lower = max(upper - step, state.earliest)
         start = Position(copy.name, copy.incarnation, partition, lower)
-        last = -1
-        async for stored in _records(target, start, upper):
-            origin = origin_of(stored.record)
-            if origin is not None and origin.source == id:
-                last = origin.offset
-        if last >= 0:
-            return last
-        step, upper = step * 8, lower
-    return -1
+        origins = [origin_of(stored.record) async for stored in _records(target, start, upper)]
+        if found := [origin.offset for origin in origins if origin is not None and origin.source == id]:
+            yield found
+        step, upper = min(step * 8, MAX_RECORDS), lower
 
 
 async def copy_groups(source: Log, target: Log, topic: Topic) -> tuple[str, ...]:

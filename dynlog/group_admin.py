@@ -9,13 +9,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from dynlog.batch import Position
 from dynlog.errors import ConfigurationError, GroupBusy, OffsetTruncated, TopicNotFound
 from dynlog.group import GroupFold
 from dynlog.group_records import Generation
-from dynlog.group_topic import GROUP_LABEL, TOPIC_LABEL, find_group_topics, group_topic, load, say
+from dynlog.group_topic import (
+    GROUP_LABEL,
+    INCARNATION_LABEL,
+    TOPIC_LABEL,
+    find_group_topics,
+    group_topic,
+    load,
+    say,
+)
 from dynlog.log import Log
 from dynlog.membership import GroupTiming
 from dynlog.timing import Deadline
@@ -23,6 +32,7 @@ from dynlog.topics import PartitionState, Topic
 
 HOLDER_PREFIX = "group:"
 EXPIRE_S = GroupTiming().expire_s
+SEEK_TRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +60,27 @@ class GroupPicture:
 
 async def list_groups(log: Log, topic: str | None = None) -> list[tuple[str, str]]:
     """(topic, group) of every group that has members, or a position that keeps records."""
-    found = {(t.labels[TOPIC_LABEL], t.labels[GROUP_LABEL]) for t in await find_group_topics(log, topic)}
-    known = {t.name for t in await log.topics()}
-    for name in known if topic is None else known & {topic}:
+    known = {t.name: t.incarnation for t in await log.topics() if topic is None or t.name == topic}
+    found = {
+        (t.labels[TOPIC_LABEL], t.labels[GROUP_LABEL])
+        for t in await find_group_topics(log, topic)  # not those of a topic that was deleted, or created anew since
+        if t.labels.get(INCARNATION_LABEL) == known.get(t.labels[TOPIC_LABEL])
+    }
+    for name in known:
         for state in await log.holders(name):
             if state.holder.name.startswith(HOLDER_PREFIX):
                 found.add((name, state.holder.name.removeprefix(HOLDER_PREFIX)))
-    return sorted((name, group) for name, group in found if name in known)
+    return sorted(found)
+
+
+async def describe_groups(log: Log, topic: str | None = None, group: str | None = None) -> list[GroupPicture]:
+    """`describe_group` of all groups (on one topic, or of one name); one that is removed meanwhile is left out."""
+    pictures = []
+    for name, one in await list_groups(log, topic):
+        if group is None or one == group:
+            with suppress(TopicNotFound, ConfigurationError):
+                pictures.append(await describe_group(log, name, one))
+    return pictures
 
 
 async def describe_group(log: Log, topic: str, group: str) -> GroupPicture:
@@ -64,7 +88,7 @@ async def describe_group(log: Log, topic: str, group: str) -> GroupPicture:
     info = await log.topic(topic)
     state = await _fold_of(log, info, group)
     committed = await log.committed(group, topic)
-    if state is None and committed.generation == 0:
+    if state is None and not committed.positions:
         raise ConfigurationError(f"topic {topic!r} has no group {group!r}; 'dynlog group list' shows those that it has")
     state = state or GroupFold()
     lags = [
@@ -136,19 +160,28 @@ async def seek(log: Log, topic: str, group: str, positions: Mapping[int, int], *
                 topic=topic, partition=partition, offset=offset, earliest=part.earliest,
             )  # fmt: skip
     await _refuse_if_alive(log, topic, group, force)
-    kept = (await log.committed(group, topic)).positions
-    number = await log.open_generation(group, topic, {**kept, **positions})
-    await _announce(log, info, group, number)
+    for _ in range(SEEK_TRIES):
+        kept = (await log.committed(group, topic)).positions
+        number = await log.open_generation(group, topic, {**kept, **positions})
+        if await _announce(log, info, group, number):
+            return
+    raise GroupBusy(
+        "its members opened newer generations all the while and may have gone on where they were: seek again",
+        topic=topic,
+    )
 
 
-async def _announce(log: Log, topic: Topic, group: str, number: int) -> None:
+async def _announce(log: Log, topic: Topic, group: str, number: int) -> bool:
+    """Whether the members start over; not if they heard of a newer generation first, under which they may commit."""
+    name = group_topic(topic, group)
     try:
-        name = group_topic(topic, group)
-        end = (await log.partitions(name))[0].end
+        before, position = await load(log, name)
     except TopicNotFound:
-        return
+        return True
     # It fences whoever was expired before: their generation is older than this one.
-    await say(log, name, Generation(number, end, True))
+    await say(log, name, Generation(number, position.offset, True))
+    after, _ = await load(log, name)
+    return after.seeks > before.seeks
 
 
 async def offsets_at(log: Log, topic: str, where: int | str, *, by_time: bool = False) -> dict[int, int]:
@@ -164,15 +197,24 @@ async def offsets_at(log: Log, topic: str, where: int | str, *, by_time: bool = 
 async def remove_group(log: Log, topic: str, group: str, *, force: bool = False) -> None:
     """Forgets the group on the topic: its positions, its hold on records, its members' talk.
 
-    Raises GroupBusy while members are alive unless ``force``: then they end with an error.
+    Raises GroupBusy while members are alive unless ``force``: then they end with an error.  Of a topic that was
+    deleted, or created anew, it removes what its group left.
     """
-    await describe_group(log, topic, group)
-    await _refuse_if_alive(log, topic, group, force)
-    for own in await find_group_topics(log, topic):
-        if own.labels[GROUP_LABEL] == group:
-            await log.delete_topic(own.name)
-    await log.open_generation(group, topic, {})
-    await log.release(topic, HOLDER_PREFIX + group)
+    own = [t.name for t in await find_group_topics(log, topic) if t.labels[GROUP_LABEL] == group]
+    left_over = False
+    try:
+        await describe_group(log, topic, group)
+        await _refuse_if_alive(log, topic, group, force)
+    except (TopicNotFound, ConfigurationError):
+        if not own:
+            raise
+        left_over = True
+    for name in own:
+        with suppress(TopicNotFound):
+            await log.delete_topic(name)
+    if not left_over:
+        await log.open_generation(group, topic, {})
+        await log.release(topic, HOLDER_PREFIX + group)
 
 
 async def _refuse_if_alive(log: Log, topic: str, group: str, force: bool) -> None:

@@ -12,7 +12,7 @@ from dynlog.cli.log_open import open_existing
 from dynlog.cli.options import AsJson, LogUrl
 from dynlog.cli.output import print_facts, print_json, print_table
 from dynlog.cli.run import run
-from dynlog.group_admin import GroupPicture, describe_group, list_groups, remove_group
+from dynlog.group_admin import GroupPicture, describe_group, describe_groups, remove_group
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
 
@@ -47,7 +47,9 @@ def list_(
 
     async def work() -> list[GroupPicture]:
         async with open_existing(log) as opened:
-            return [await describe_group(opened, name, group) for name, group in await list_groups(opened, topic)]
+            if topic is not None:
+                await opened.topic(topic)
+            return await describe_groups(opened, topic)
 
     pictures = run(work())
     if as_json:

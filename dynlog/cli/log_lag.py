@@ -10,7 +10,7 @@ from dynlog.cli.log_open import open_existing
 from dynlog.cli.options import AsJson, LogUrl
 from dynlog.cli.output import print_json, print_table
 from dynlog.cli.run import run
-from dynlog.group_admin import GroupPicture, Lag, describe_group, list_groups
+from dynlog.group_admin import GroupPicture, Lag, describe_groups
 
 
 def lag(
@@ -33,8 +33,7 @@ def lag(
         async with open_existing(log) as opened:
             if topic is not None:
                 await opened.topic(topic)
-            found = await list_groups(opened, topic)
-            return [await describe_group(opened, name, g) for name, g in found if group is None or g == group]
+            return await describe_groups(opened, topic, group)
 
     pictures = run(work())
     if as_json:

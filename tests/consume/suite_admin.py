@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 
-from dynlog.errors import CommitFenced, ConfigurationError, DynlogError, GroupBusy, LogDiverged, OffsetTruncated
+from dynlog.errors import (
+    CommitFenced,
+    ConfigurationError,
+    DynlogError,
+    GroupBusy,
+    LogDiverged,
+    OffsetTruncated,
+    TopicNotFound,
+)
 from dynlog.group_admin import describe_group, list_groups, live_members, offsets_at, remove_group, seek
+from dynlog.group_records import Generation
+from dynlog.group_topic import group_topic, load, say
 from dynlog.log import Log
 from dynlog.open import open_log
 from dynlog.timing import ManualClock
@@ -110,3 +122,60 @@ class AdminSuite(ConsumeBackend):
             await remove_group(other, TOPIC, GROUP, force=True)
             with pytest.raises(DynlogError):
                 await consumer.next(PATIENCE_S)
+
+    async def test_a_removed_group_is_one_that_never_was(self, log: Log, log_url: str) -> None:
+        await fill(log, 1)
+        async with member(log_url) as consumer:
+            await take(consumer, 1)
+        await remove_group(log, TOPIC, GROUP)
+        for look in (describe_group, remove_group):
+            with pytest.raises(ConfigurationError, match="no group"):
+                await look(log, TOPIC, GROUP)
+
+    async def test_groups_of_a_topic_that_was_deleted_are_not_in_the_way_and_can_be_removed(
+        self, log: Log, log_url: str
+    ) -> None:
+        await fill(log, 1)
+        async with member(log_url) as consumer:
+            await take(consumer, 1)
+        await log.delete_topic(TOPIC)
+        assert await list_groups(log) == []
+        await remove_group(log, TOPIC, GROUP)
+        assert await log.topics() == []
+        with pytest.raises(TopicNotFound):
+            await remove_group(log, TOPIC, GROUP)
+
+    async def test_groups_of_a_topic_that_was_created_anew_are_not_listed_and_can_be_removed(
+        self, log: Log, log_url: str
+    ) -> None:
+        await fill(log, 1)
+        async with member(log_url) as consumer:
+            await take(consumer, 1)
+        await log.delete_topic(TOPIC)
+        await fill(log, 1)
+        assert await list_groups(log) == []
+        await remove_group(log, TOPIC, GROUP)
+        assert [t.name for t in await log.topics()] == [TOPIC]
+
+    async def test_a_seek_that_another_generation_overtakes_is_announced_all_the_same(
+        self, log: Log, log_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The leader opens a generation after the seek's, and tells the group of it first."""
+        await fill(log, 5)
+        opened = log.open_generation
+
+        async def overtaken(group: str, topic: str, positions: Mapping[int, int] | None = None) -> int:
+            monkeypatch.undo()
+            number = await opened(group, topic, positions)
+            name = group_topic(await log.topic(topic), group)
+            newer = await opened(group, topic)
+            _, position = await load(log, name)
+            await say(log, name, Generation(newer, position.offset, False))
+            return number
+
+        async with member(log_url) as consumer:
+            await take(consumer, 3)
+            await consumer.commit()
+            monkeypatch.setattr(log, "open_generation", overtaken)
+            await seek(log, TOPIC, GROUP, {0: 1}, force=True)
+            assert [body(d) for d in await take(consumer, 4)] == ["r1", "r2", "r3", "r4"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from uuid import uuid4
 
 import pytest
 
+from dynlog import copying
 from dynlog.copying import SOURCE, Copied, copy_groups, copy_topic, topics_to_copy, verify_copy
 from dynlog.errors import ConfigurationError, LogCorrupt
 from dynlog.log import Log
@@ -15,7 +17,8 @@ from dynlog.open import open_log
 from dynlog.record import Control, Mark, Record
 from dynlog.topics import Retention
 from tests.conformance.backend import TOPIC, bodies, fill, marked, numbered, record, stored
-from tests.consume.backend import GROUP, ConsumeBackend, body, committed, keyed, member, take
+from tests.consume.backend import GROUP, ConsumeBackend, bodies_of, body, committed, keyed, member, take
+from tests.faulty import FaultyLog
 
 
 async def copied(source: Log, target: Log, topic: str = TOPIC) -> Copied:
@@ -149,3 +152,33 @@ class CopySuite(ConsumeBackend):
             await copied(target, log)
             await copied(log, third)
             assert await bodies(third) == ["a", "b"]
+
+    async def test_a_record_that_comes_under_a_mark_of_the_copy_is_not_lost_beside_one_that_has_one_already(
+        self, log: Log, target: Log
+    ) -> None:
+        """Both in one append: the later one's mark must not make the earlier one's a repeat."""
+        await log.create_topic(TOPIC)
+        await log.append(TOPIC, 0, marked("p", 1, 0, "a"))
+        await copied(log, target)
+        await target.append(TOPIC, 0, marked("p", 1, 50, "elsewhere"))
+        await log.append(TOPIC, 0, [*marked("p", 1, 1, "b"), record("c"), *marked("p", 1, 2, "d")])
+        assert (await copied(log, target)).copied == 3
+        assert sorted(await bodies_of(target, TOPIC)) == ["a", "b", "c", "d", "elsewhere"]
+
+    async def test_two_copies_at_once_leave_every_record_once(
+        self, log: Log, target: Log, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(copying, "MAX_RECORDS", 2)
+        await log.create_topic(TOPIC)
+        await log.append(TOPIC, 0, marked("p", 1, 0, "a", "b"))
+        await copied(log, target)
+        await log.append(TOPIC, 0, [*marked("p", 1, 2, "c", "d"), record("e"), *marked("q", 0, 0, "f")])
+        gated = FaultyLog(target)
+        gated.gate.clear()
+        slow = asyncio.create_task(copied(log, gated.log))
+        await asyncio.sleep(0.05)  # it has looked how far the copy is, and is about to append
+        await copied(log, target)
+        gated.gate.set()
+        await slow
+        assert await bodies_of(target, TOPIC) == ["a", "b", "c", "d", "e", "f"]
+        assert await verify_copy(log, target, await log.topic(TOPIC)) == 6
