@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sqlite3
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("dynlog", "ai-dynamo-runtime", "msgpack", "xxhash", "pyzmq", "vllm")
+from dynlog.testing.process import ServerNotAvailable
+from dynlog.testing.programs import find_in_cache, find_program
+
+PACKAGES = (
+    "dynlog",
+    "ai-dynamo-runtime",
+    "msgpack",
+    "xxhash",
+    "pyzmq",
+    "vllm",
+    "aiokafka",
+    "redis",
+    "hiredis",
+    "minio",
+)
 
 
 def machine_facts() -> dict[str, object]:
@@ -23,6 +38,7 @@ def machine_facts() -> dict[str, object]:
         "python": platform.python_version(),
         "sqlite": sqlite3.sqlite_version,
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "servers": {name: found for name, found in _servers().items() if found},
         "revision": _revision(),
         "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
     }
@@ -41,6 +57,35 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def _servers() -> dict[str, str | None]:
+    """Versions of the servers that the benchmarks start; those that are not there are left out."""
+    return {
+        "redis-server": _answered("redis-server", "--version", pattern=r"v=(\S+)"),
+        "kafka": _built("kafka"),
+        "java": _answered("java", "-version", pattern=r'version "([^"]+)"'),
+        "minio": _built("minio"),
+    }
+
+
+def _built(name: str) -> str | None:
+    """The version in the name of the folder that scripts/servers made; what is on PATH instead is only named."""
+    try:
+        program = find_in_cache(name, provide="") if name == "kafka" else find_program(name, provide="")
+    except ServerNotAvailable:
+        return None
+    folder = program.parent.name
+    return folder.removeprefix(f"{name}-") if folder.startswith(f"{name}-") else "of PATH"
+
+
+def _answered(program: str, option: str, *, pattern: str) -> str | None:
+    try:
+        done = subprocess.run([program, option], capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    found = re.search(pattern, done.stdout + done.stderr)
+    return found.group(1) if found else None
 
 
 def _revision() -> str | None:
