@@ -53,20 +53,31 @@ start_dockerd() {
     exit 1
 }
 
+ended() { # ended PID: waits for it, 30 s at most
+    for _ in $(seq 300); do
+        kill -0 "$1" 2>/dev/null || return 0
+        sleep 0.1
+    done
+    return 1
+}
+
 stop_dockerd() {
-    local status=$? left
+    local status=$? left child
+    # After a signal the command may still run; its servers must go before their daemon does.
+    for child in $(pgrep -P $$ || true); do
+        if [ "$child" != "$dockerd" ] && kill -INT "$child" 2>/dev/null; then ended "$child" || kill -KILL "$child"; fi
+    done
     left=$(timeout 20 docker ps --all --quiet 2>/dev/null || true)
     if [ -n "$left" ]; then
         echo "containers.sh: the command left containers behind:" $left >&2
         [ "$status" != 0 ] || status=1
     fi
     kill "$dockerd" 2>/dev/null || true
-    # It stops what still runs, and its containerd; one that cannot is not waited for.
-    for _ in $(seq 300); do
-        kill -0 "$dockerd" 2>/dev/null || break
-        sleep 0.1
-    done
-    kill -KILL "$dockerd" 2>/dev/null && echo "containers.sh: dockerd had to be killed" >&2
+    # It stops what still runs, and its containerd.
+    if ! ended "$dockerd"; then
+        echo "containers.sh: dockerd had to be killed" >&2
+        kill -KILL "$dockerd"
+    fi
     wait "$dockerd" 2>/dev/null || true
     # What a container on the host's network leaves mounted there.
     umount "$run"/exec/netns/* 2>/dev/null || true

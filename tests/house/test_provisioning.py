@@ -13,20 +13,9 @@ from tests.house.repository import REPOSITORY
 
 SERVERS = REPOSITORY / "scripts" / "servers"
 NEEDED = (
-    "bash",
-    "env",
-    "dirname",
-    "basename",
-    "mkdir",
-    "mktemp",
-    "rm",
-    "flock",
-    "sed",
-    "tail",
-    "chmod",
-    "timeout",
-    "seq",
-)
+    "bash", "env", "dirname", "basename", "mkdir", "mktemp", "rm", "flock", "sed", "tail", "chmod", "timeout", "seq",
+    "sleep", "touch", "pgrep", "umount",
+)  # fmt: skip
 
 
 class Machine:
@@ -56,9 +45,10 @@ class Machine:
             f'echo much talk\necho "$*" >>{self.asked}\ncase "$*" in *simulate*) ;; *" -y "*) {brings} ;; esac',
         )
 
-    def run(self, script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(self, script: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        own = {"PATH": str(self.programs), "DYNLOG_CACHE": str(self.cache), "HOME": "/"}
         return subprocess.run(
-            [script, *arguments], env={"PATH": str(self.programs), "DYNLOG_CACHE": str(self.cache), "HOME": "/"},
+            [script, *arguments], env={**own, **environment},
             capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
 
@@ -145,6 +135,22 @@ def test_without_a_docker_daemon_that_can_be_had_the_containers_path_says_why(
     assert done.returncode != 0
     assert says in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("left", "command", "status"), [("", "true", 0), ("", "false", 1), ("0a1b2c", "true", 1)])
+def test_the_containers_path_stops_its_dockerd_and_fails_if_containers_are_left(
+    tmp_path: Path, left: str, command: str, status: int
+) -> None:
+    machine = Machine(tmp_path, user=0)
+    machine.has("true")
+    machine.has("false", "exit 1")
+    machine.has("dockerd", f"echo $$ >{tmp_path}/pid; exec sleep 60")
+    machine.has("docker", f'case $1 in info) [ -s {tmp_path}/pid ] ;; ps) [ -z "{left}" ] || echo "{left}" ;; esac')
+    done = machine.run(REPOSITORY / "scripts" / "containers.sh", command, SERVERS=" ", TMPDIR=str(tmp_path))
+    assert done.returncode == status, done.stderr
+    assert done.stderr == (f"containers.sh: the command left containers behind: {left}\n" if left else "")
+    assert not Path("/proc", (tmp_path / "pid").read_text(encoding="utf-8").strip()).exists()
+    assert list(tmp_path.glob("tmp.*")) == []
 
 
 def test_everything_that_is_there_is_found_in_no_time() -> None:
