@@ -4,9 +4,10 @@ The truth is in the log's own topic; nothing of dynlog ever reads the copy.  The
 group to Kafka (no member, generation -1): ``kafka-consumer-groups.sh --describe``, Burrow and lag exporters show it.
 The URL's user needs READ on that group; what is refused is logged once per group, and tried again a minute later.
 
-The copy follows behind the commits: the newest position per partition, one request under way, at most five a second.
-It may be behind for as long as its group's coordinator is away, Kafka drops it where a group has not committed for
-``offsets.retention.minutes``, and a group that was removed stays there until then.
+The copy follows behind the commits: the newest position per partition, one request under way, a pause after each
+round.  It may be behind for as long as its group's coordinator is away, Kafka drops it where a group has not committed
+for ``offsets.retention.minutes``, and a group that was removed stays there until then, or until
+``kafka-consumer-groups.sh --delete``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 
-from dynlog.errors import Closed, DynlogError, LogUnavailable
+from dynlog.errors import Closed, ConfigurationError, DynlogError, LogUnavailable
 from dynlog.storage.kafka.cluster import Cluster
 from dynlog.storage.kafka.failures import GONE, TRANSIENT, name_of, refused
 from dynlog.storage.kafka.names import kafka_group
@@ -64,7 +65,8 @@ class Mirror:
         self._coordinators: dict[str, int] = {}
         self._refused: dict[str, float] = {}
         self._task: asyncio.Task[None] | None = None
-        self._failing = False
+        self._failure = ""  # of the last round
+        self._warned = False
         self._closing = asyncio.Event()
 
     def note(self, found: Found, state: GroupState, partitions: Mapping[int, int]) -> None:
@@ -86,15 +88,18 @@ class Mirror:
         backoff, give_up = iter(_BACKOFF), Deadline(GIVE_UP_S)
         try:
             while waiting := self._waiting():
-                self._failing = False
+                self._failure = ""
                 for group, copies in waiting.items():
                     await self._copy(group, copies)
-                if not self._failing:
+                if not self._failure:
                     backoff, give_up = iter(_BACKOFF), Deadline(GIVE_UP_S)
-                elif give_up.passed or self._closing.is_set():
+                elif self._closing.is_set():
+                    return
+                elif give_up.passed:
+                    self._warn_of_failure()
                     return
                 with suppress(TimeoutError):  # `close` does not wait for pauses
-                    async with asyncio.timeout(next(backoff) if self._failing else PACE_S):
+                    async with asyncio.timeout(next(backoff) if self._failure else PACE_S):
                         await self._closing.wait()
         finally:
             self._task = None
@@ -113,8 +118,8 @@ class Mirror:
         topics = [(copy.topic, [(n, offset, "") for n, (_, offset) in told.items()]) for copy, told in sent]
         try:
             answer = await self._ask_coordinator(group, topics)
-        except (LogUnavailable, Closed):
-            self._failing = True
+        except (LogUnavailable, Closed) as error:
+            self._failure = str(error)
             self._coordinators.pop(group, None)
             return
         except DynlogError as error:
@@ -130,7 +135,7 @@ class Mirror:
             if copy.newest[number] == newest:
                 copy.untold.discard(number)
         elif code in TRANSIENT:
-            self._failing = True
+            self._failure = f"the group's coordinator answers {name_of(code)}"
             self._coordinators.pop(copy.group, None)
         else:
             self._give_up(copy.group, [copy], str(refused(code, "a commit")))
@@ -143,7 +148,7 @@ class Mirror:
             if found.error_code in TRANSIENT:
                 raise LogUnavailable(f"the group has no coordinator now: {name_of(found.error_code)}")
             if found.error_code:
-                raise refused(found.error_code, "to name the group's coordinator")
+                raise ConfigurationError(str(refused(found.error_code, "to name the group's coordinator")))
             if len(self._coordinators) > MOST_KEPT:
                 self._coordinators.clear()
             node = self._coordinators[group] = int(found.coordinator_id)
@@ -166,13 +171,21 @@ class Mirror:
         for copy in copies:
             copy.untold.clear()
 
+    def _warn_of_failure(self) -> None:
+        if not self._warned:
+            logger.warning(
+                "commits are safe, but for %g s Kafka's own tools could not be shown them, and wait for the next ones: "
+                "%s; see that the brokers have a topic __consumer_offsets", GIVE_UP_S, self._failure,
+            )  # fmt: skip
+        self._warned = True
+
     async def close(self) -> None:
         """Shows the last positions, if that takes no more than a second, and ends the task."""
         self._closing.set()
         task = self._task
         if task is None:
             return
-        if not self._failing:
+        if not self._failure:
             await asyncio.wait([task], timeout=CLOSE_S)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

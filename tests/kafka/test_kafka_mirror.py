@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from dynlog.errors import CommitFenced, LogUnavailable
 from dynlog.log import Log
 from dynlog.open import open_log
 from dynlog.record import Record
+from dynlog.storage.kafka import mirror
 from dynlog.storage.kafka.cluster import Cluster
 from dynlog.storage.kafka.wires import Purpose
 from dynlog.testing.kinds import RunningServer
@@ -193,15 +193,14 @@ async def test_a_refusal_harms_no_commit_and_is_logged_once(
                                   enable_auto_commit=False)  # fmt: skip
         await member.start()
         try:
-            with caplog.at_level(logging.WARNING, "dynlog.storage.kafka.mirror"):
-                generation = await log.open_generation("workers", "events")
-                for offset in (1, 2, 3):
-                    await log.commit("workers", "events", {0: offset}, generation=generation)
-                    await asyncio.gather(*mirrors())
+            generation = await log.open_generation("workers", "events")
+            for offset in (1, 2, 3):
+                await log.commit("workers", "events", {0: offset}, generation=generation)
+                await asyncio.gather(*mirrors())
         finally:
             await member.stop()
         assert dict((await log.committed("workers", "events")).positions) == {0: 3}
-    (refusal,) = [record.getMessage() for record in caplog.records if record.name == "dynlog.storage.kafka.mirror"]
+    (refusal,) = [record.getMessage() for record in caplog.records if record.name == mirror.__name__]
     assert group in refusal
     assert await offsets(admin, group) == {}
 
@@ -239,6 +238,30 @@ async def test_a_coordinator_that_was_away_is_told_once_it_is_back(
             await coordinator.arrived.wait()
         coordinator.failure = None
         await shown(admin, group, {(topic, 0): 5})
+
+
+async def test_a_coordinator_that_stays_away_is_logged_once_and_told_of_the_next_commit(
+    kafka_url: str,
+    admin: AIOKafkaAdminClient,
+    coordinator: Coordinator,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    group, topic = f"{prefix_of(kafka_url)}.workers", f"{prefix_of(kafka_url)}.events"
+    monkeypatch.setattr(mirror, "GIVE_UP_S", 0.0)
+    coordinator.failure = LogUnavailable("gone for good")
+    coordinator.let_through.set()
+    async with open_log(kafka_url) as log:
+        await filled(log)
+        generation = await log.open_generation("workers", "events")
+        for offset in (1, 2):
+            await log.commit("workers", "events", {0: offset}, generation=generation)
+            await asyncio.gather(*mirrors())
+        coordinator.failure = None
+        await log.commit("workers", "events", {1: 3}, generation=generation)
+        await shown(admin, group, {(topic, 0): 2, (topic, 1): 3})
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == mirror.__name__]
+    assert "gone for good" in warning
 
 
 async def test_close_returns_soon_and_leaves_no_task_although_the_coordinator_does_not_answer(
