@@ -82,7 +82,7 @@ def _places(netloc: str) -> list[tuple[str, int | None]]:
 def shown(text: str) -> str:
     """A text that was meant to be a URL, for messages, with whatever may be a password in it taken out."""
     # Up to the last @: where the text was cut wrongly, the password may reach into path, query or fragment.
-    return _without_secrets(re.sub(r"(//|^[^:/@]*:/?).*@", r"\1***@", text))
+    return _without_secrets(re.sub(r"(^[^:/@]*:/{0,2}|//).*@", r"\1***@", text))
 
 
 _SECRET = re.compile(r"((?:^|[?&])[^=&]*(?:pass|secret|token|credential|auth)[^=&]*=)[^&]*", re.IGNORECASE)
@@ -125,7 +125,6 @@ def read_options(url: Url, known: Mapping[str, Callable[[str], Any]]) -> dict[st
 
 def positive(text: str) -> int:
     """Option type: a whole number above zero."""
-    value = int(text)
-    if value <= 0:
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) > 0):
         raise ValueError("a whole number above zero is needed")
-    return value
+    return int(text)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 
-from dynlog.errors import ConfigurationError
+from dynlog.errors import ConfigurationError, DeadlineExceeded, ObjectStoreUnavailable
 from dynlog.objects import (
     DEFAULT_TIMEOUT_S,
     STALE_AFTER_S,
@@ -41,7 +41,8 @@ from dynlog.timing import Clock
 from dynlog.uploads import Upload
 from dynlog.url import Url
 
-OPEN_TIMEOUT_S = 20.0
+OPEN_TIMEOUT_S = 12.0
+"""A little more than a request that fails is tried again."""
 
 
 async def open_url(url: Url, clock: Clock) -> ObjectStore:
@@ -57,6 +58,13 @@ async def open_url(url: Url, clock: Clock) -> ObjectStore:
         if not (isinstance(error.__cause__, Refused) and error.__cause__.code in FORBIDDEN):
             await work.close()
             raise
+    except DeadlineExceeded:
+        await work.close()
+        raise ObjectStoreUnavailable(
+            f"{work.client.location.endpoint} took a connection and did not answer for {OPEN_TIMEOUT_S:g} s: is it an "
+            "S3 server, is it well, does it speak TLS (endpoint=https://...)?",
+            store=work.store,
+        ) from None
     except BaseException:
         await work.close()
         raise
@@ -96,7 +104,7 @@ class S3Objects(ObjectStore):
         )
         return await store_body(self._work, self._conditions, wanted, body, progress, timeout)
 
-    async def get(
+    def get(
         self,
         key: str,
         *,
@@ -105,16 +113,7 @@ class S3Objects(ObjectStore):
         progress: Progress | None = None,
         timeout: float = DEFAULT_TIMEOUT_S,
     ) -> AsyncIterator[bytes]:
-        body = OpenBody(self._work, self._work.names.of(key), key)
-        self._reading.add(body)
-        try:
-            pieces = body.pieces(start, length, progress, timeout)
-            async with aclosing(pieces):
-                async for piece in pieces:
-                    yield piece
-        finally:
-            self._reading.discard(body)
-            await body.end()
+        return OpenBody(self._work, key, self._reading).pieces(start, length, progress, timeout)
 
     async def head(self, key: str, *, timeout: float = DEFAULT_TIMEOUT_S) -> ObjectInfo:
         found = await look(self._work, self._work.names.of(key), key, timeout)

@@ -47,12 +47,18 @@ class _Stderr(logging.Handler):
             self.handleError(record)
 
 
-def write_diagnostics(form: LogFormat) -> None:
-    """From now on everything logged at INFO or above goes to stderr in that form."""
+_LIBRARIES = ("aiokafka", "redis", "urllib3", "minio")
+"""Engines make errors of ours of what these complain of; their own lines, with tracebacks, would only stand beside."""
+
+
+def write_diagnostics(form: LogFormat, level: int = logging.INFO) -> None:
+    """From now on everything logged at that level or above goes to stderr in that form."""
+    for library in _LIBRARIES:
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     root = logging.getLogger()
     for handler in [handler for handler in root.handlers if isinstance(handler, _Stderr)]:
         root.removeHandler(handler)
     handler = _Stderr()
     handler.setFormatter(_Json() if form is LogFormat.JSON else _Text())
     root.addHandler(handler)
-    root.setLevel(logging.INFO)
+    root.setLevel(level)

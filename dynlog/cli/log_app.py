@@ -20,7 +20,8 @@ def log() -> None:
     """Topics and records of a log.
 
     Every command takes `--log URL`, or the environment's `DYNLOG_LOG`: `sqlite:///path/events.db` is a file on this
-    host that any number of processes may use at once.
+    host that any number of processes may use at once; `redis://host:6379/0?prefix=fleet` and
+    `kafka://host:9092/fleet` are a server's, for any number of hosts (`describe` says what each of them promises).
 
     - `export DYNLOG_LOG=sqlite:///tmp/events.db`
 

@@ -190,6 +190,7 @@ def _log_facts(url: str, log: Log) -> dict[str, Any]:
             "compare_and_append": can.compare_and_append,
             "many_processes": can.many_processes,
             "single_host": can.single_host,
+            "server_time": can.server_time,
             "max_batch_bytes": can.max_batch_bytes,
         },
     }

@@ -85,7 +85,7 @@ LogUrl = Annotated[
         envvar="DYNLOG_LOG",
         metavar="URL",
         callback=check_log_url,
-        help="The log, as in sqlite:///var/lib/fleet/events.db.",
+        help="The log, as in sqlite:///var/lib/fleet/events.db, redis://host:6379/0, kafka://host:9092/prefix.",
         show_default=False,
     ),
 ]
@@ -96,7 +96,7 @@ ObjectsUrl = Annotated[
         envvar="DYNLOG_OBJECTS",
         metavar="URL",
         callback=check_objects_url,
-        help="The object store for snapshots, as in file:///var/lib/fleet/objects.",
+        help="The object store for snapshots, as in file:///var/lib/fleet/objects, s3://bucket/prefix.",
         show_default=False,
     ),
 ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
@@ -14,6 +15,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from dynlog.cli.app import MISUSED, complain, one_line, report
+from dynlog.cli.diagnostics import write_diagnostics
+from dynlog.cli.options import LogFormat
 
 
 class _Home(NamedTuple):
@@ -103,6 +106,7 @@ _USAGE_ERROR: Any = next(base for base in typer.BadParameter.__mro__ if base.__n
 def invoke(arguments: Sequence[str]) -> int:
     """Runs one command line; usage errors are one line and status 2, everything else is raised."""
     command: Any = typer.main.get_command(root)
+    write_diagnostics(LogFormat.TEXT, logging.WARNING)  # of commands that have no option for it
     try:
         status = command.main(args=list(arguments), prog_name="dynlog", standalone_mode=False)
     except _USAGE_ERROR as error:

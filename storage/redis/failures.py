@@ -56,6 +56,9 @@ def refused(error: BaseException, server: str) -> DynlogError:
 def unreachable(error: BaseException, server: str, *, tls: bool) -> DynlogError:
     """A connection that could not be made or broke."""
     text = str(error) or type(error).__name__
+    if isinstance(error, exceptions.InvalidResponse):
+        said = text.removeprefix("Protocol Error: ")
+        return LogUnavailable(f"{server}: what listens there is no Redis (it said {said[:80]}): correct host and port")
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -67,10 +70,10 @@ def unreachable(error: BaseException, server: str, *, tls: bool) -> DynlogError:
             return ConfigurationError(
                 f"{server}: no TLS could be agreed on ({cause.reason or cause}): a server without TLS is redis://"
             )
-        if isinstance(cause, FileNotFoundError):
-            return ConfigurationError(f"{server}: a file of its TLS options is missing ({text})")
         if isinstance(cause, socket.gaierror):
             return LogUnavailable(f"{server}: the host name is not known ({cause.strerror})")
+        if isinstance(cause, ConnectionRefusedError):
+            return LogUnavailable(f"{server}: nothing listens there: start it, or correct host and port")
         cause = cause.__cause__ or cause.__context__
     hint = "" if tls else "; a server that speaks TLS is rediss://"
     closed = isinstance(error, EOFError) or any(word in text.lower() for word in ("closed", "lost", "reset"))

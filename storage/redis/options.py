@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import ssl
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from dynlog.codec import MAX_BATCH_BYTES, MAX_PAYLOAD_BYTES
@@ -43,11 +45,27 @@ def settings_of(url: Url) -> Settings:
     options = read_options(url, _OPTIONS)
     if not tls and (unused := sorted(name for name in options if name.startswith("tls_"))):
         raise ConfigurationError(f"{', '.join(unused)} in {url}: TLS is asked for by rediss://, not redis://")
+    if options.keys() & {"tls_ca", "tls_cert", "tls_key"}:
+        _check_files(url, options)
     if not url.host:
         raise ConfigurationError(f"{url} names no host: {url.scheme}://host:{DEFAULT_PORT}/0?prefix={DEFAULT_PREFIX}")
     return Settings(
         url.host, url.port or DEFAULT_PORT, url.user, url.password, _database(url), tls, **options
     )  # fmt: skip
+
+
+def _check_files(url: Url, options: Mapping[str, Any]) -> None:
+    """Raises ConfigurationError for TLS files that cannot be used, which a failed handshake would not tell apart."""
+    if "tls_key" in options and "tls_cert" not in options:
+        raise ConfigurationError(f"{url}: tls_key without tls_cert would not be used")
+    named = "tls_ca"
+    try:
+        context = ssl.create_default_context(cafile=options.get("tls_ca"))
+        if "tls_cert" in options:
+            named = "tls_cert with tls_key"
+            context.load_cert_chain(options["tls_cert"], options.get("tls_key"))
+    except (ssl.SSLError, OSError) as error:
+        raise ConfigurationError(f"{url}: {named} cannot be used: {error}") from None
 
 
 def _database(url: Url) -> int:
@@ -70,6 +88,12 @@ def _batch_bytes(text: str) -> int:
     return value
 
 
+def _file(text: str) -> str:
+    if not Path(text).is_file():
+        raise ValueError("there is no such file")
+    return text
+
+
 def _replicas(text: str) -> int:
     value = positive(text)
     if value > MAX_REPLICAS:
@@ -81,8 +105,8 @@ _OPTIONS: dict[str, Callable[[str], Any]] = {
     "prefix": check_prefix,
     "max_batch_bytes": _batch_bytes,
     "replicas": _replicas,
-    "tls_ca": str,
-    "tls_cert": str,
-    "tls_key": str,
+    "tls_ca": _file,
+    "tls_cert": _file,
+    "tls_key": _file,
     "tls_verify": _flag,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ssl
+from http.client import BadStatusLine
 
 import urllib3
 from urllib3 import exceptions as http
@@ -134,6 +135,8 @@ def _unreached(cause: BaseException, location: Location, store: str, key: str | 
         why = f"{location.endpoint} does not take connections: correct endpoint=, or look at the network between"
     elif isinstance(cause, http.TimeoutError | TimeoutError):
         why = f"{location.endpoint} stopped answering"
+    elif isinstance(cause, http.ProtocolError) and any(type(said) is BadStatusLine for said in cause.args):
+        why = f"what listens at {location.endpoint} does not speak HTTP: correct endpoint="
     elif isinstance(cause, OSError) and cause.errno == errno.EMFILE:
         why = "this process has too many files open: raise its limit (ulimit -n)"
     else:
@@ -156,8 +159,8 @@ def refused(response: urllib3.BaseHTTPResponse, body: bytes, *, head: bool, of_o
             code, message = element.findtext("{*}Code") or "", element.findtext("{*}Message") or ""
         except ElementTree.ParseError:
             message = body[:200].decode(errors="replace").strip()
-    if not code and (head or not body):
-        # An answer to HEAD has no body that could say more.
+    if not code and (head or (not body and "x-amz-request-id" in response.headers)):
+        # An answer to HEAD has no body that could say more; any other without one or an id is not S3's.
         code = {403: "AccessDenied", 404: "NoSuchKey" if of_object else "NoSuchBucket", 412: "PreconditionFailed",
                 301: "PermanentRedirect", 304: "NotModified", 400: "BadRequest"}.get(response.status, "")  # fmt: skip
     headers = response.headers

@@ -69,6 +69,7 @@ def test_a_password_that_cuts_its_url_in_two_is_refused_saying_how_to_write_it(t
         parse_url(text)
     assert "hunter2" not in str(caught.value)
     assert "write / as %2F" in str(caught.value)
+    assert f"{text.partition('://')[0]}://***@" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -145,5 +146,5 @@ def test_an_unknown_option_is_named_with_those_that_are_known() -> None:
 
 @pytest.mark.parametrize("value", ["", "five", "0", "-1", "1.5", "1e3"])
 def test_an_option_that_does_not_fit_is_named_with_its_value(value: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"size='{value}'"):
+    with pytest.raises(ConfigurationError, match=f"size='{value}'.*: a whole number above zero is needed"):
         read_options(options_of(f"size={value}"), {"size": positive})

@@ -47,6 +47,10 @@ async def refusal(url: str, kind: type[DynlogError]) -> str:
         ("redis://127.0.0.1/0?tls_verify=false", "rediss://"),
         ("rediss://127.0.0.1/0?tls_verify=maybe", "tls_verify"),
         ("redis:///0", "names no host"),
+        ("rediss://127.0.0.1/0?tls_ca=/missing", "tls_ca='/missing'"),
+        (f"rediss://127.0.0.1/0?tls_ca={__file__}", "tls_ca cannot be used"),
+        (f"rediss://127.0.0.1/0?tls_cert={__file__}", "tls_cert with tls_key cannot be used"),
+        (f"rediss://127.0.0.1/0?tls_key={__file__}", "tls_key without tls_cert"),
     ],
 )
 async def test_a_url_that_cannot_be_meant_is_refused_by_name(url: str, says: str) -> None:
@@ -55,7 +59,8 @@ async def test_a_url_that_cannot_be_meant_is_refused_by_name(url: str, says: str
 
 async def test_a_port_where_nobody_listens_is_named() -> None:
     port = free_port()
-    assert f"127.0.0.1:{port}" in await refusal(f"redis://127.0.0.1:{port}/0", LogUnavailable)
+    said = await refusal(f"redis://127.0.0.1:{port}/0", LogUnavailable)
+    assert f"127.0.0.1:{port}: nothing listens there" in said
 
 
 async def test_a_host_that_is_not_known_is_named() -> None:
@@ -69,7 +74,7 @@ async def test_a_server_that_accepts_and_never_answers_is_given_up() -> None:
 
 async def test_a_server_that_is_no_redis_is_refused() -> None:
     async with speaking(lambda _: b"HTTP/1.1 400 Bad Request\r\n\r\n") as port:
-        await refusal(f"redis://127.0.0.1:{port}/0", LogUnavailable)
+        assert "is no Redis" in await refusal(f"redis://127.0.0.1:{port}/0", LogUnavailable)
 
 
 async def test_a_server_that_is_too_old_is_named_with_what_is_needed() -> None:
