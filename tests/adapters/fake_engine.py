@@ -55,6 +55,7 @@ class FakeEngine:
         self._rank = rank
         self._send_hwm = send_hwm
         self.sequence = 0
+        self.overflowed = 0
         self.replays: list[int] = []
 
     async def __aenter__(self) -> Self:
@@ -62,6 +63,7 @@ class FakeEngine:
         self._pub: zmq.Socket[bytes] = self._context.socket(zmq.XPUB)
         self._pub.setsockopt(zmq.XPUB_VERBOSE, 1)
         self._pub.setsockopt(zmq.SNDHWM, self._send_hwm)
+        self._pub.setsockopt(zmq.XPUB_NODROP, 1)  # it drops all the same, but tells us
         await _bind(self._pub, self._port)
         self._router: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         self._serving: asyncio.Task[None] | None = None
@@ -99,8 +101,11 @@ class FakeEngine:
         return sequence
 
     def send(self, sequence: int, payload: bytes) -> None:
-        """Sends a live message only."""
-        self._pub.send_multipart([b"kv", sequence.to_bytes(8, "big"), payload])
+        """Sends a live message only; one for which there is no room is dropped, as PUB does, and counted."""
+        try:
+            self._pub.send_multipart([b"kv", sequence.to_bytes(8, "big"), payload], zmq.NOBLOCK)
+        except zmq.Again:
+            self.overflowed += 1
 
     def send_again(self) -> None:
         """Sends the last batch once more, as a duplicate."""

@@ -80,18 +80,27 @@ async def test_a_connection_that_went_silent_is_noticed_and_what_was_missed_is_f
 async def test_what_overflows_while_the_log_is_slow_is_filled_from_the_replay(log: Log) -> None:
     port, replay = free_ports()
     faulty = FaultyLog(log)
-    count = 6_000
+    count = 1
     async with (
-        FakeEngine(port, replay, buffer=count, send_hwm=50) as engine,
+        FakeEngine(port, replay, buffer=1_000_000, send_hwm=50) as engine,
         ingesting(faulty.log, [source_at(port, replay)], max_unacknowledged_bytes=64 << 10) as running,
     ):
         await engine.subscribed()
+        engine.publish(stored(count))
+        await Watcher(log).until(holds(count))  # so that it follows, and does not catch up any more
         faulty.gate.clear()
-        for block in range(1, count + 1):
-            engine.publish(stored(block))
-            if block % 50 == 0:
+        while not engine.overflowed:
+            count += 1
+            engine.publish(stored(count))
+            if count % 50 == 0:
                 await asyncio.sleep(0)
         faulty.gate.set()
+        lost = -1
+        while lost != engine.overflowed:  # the first that comes through shows that some are missing
+            lost = engine.overflowed
+            count += 1
+            engine.publish(stored(count))
+            await asyncio.sleep(0)
         events = await Watcher(log).until(lambda seen: len(seen) == count)
     assert [unpack_hashes(event.block_hashes)[0] for event in events] == list(range(1, count + 1))
     counters = running.stats.as_dict()
