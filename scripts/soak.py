@@ -71,12 +71,17 @@ def main() -> int:
     if unknown := sorted(set(names) - {CRASH, *FAULTS}):
         parser.error(f"no campaign is named {', '.join(unknown)}; there are {', '.join([CRASH, *FAULTS])}")
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 31)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # either way the tests take their servers with them
     failures = []
     for name in names:
-        if name == CRASH:
-            failure = soak_crashes(options.rounds or CRASH_ROUNDS, seed)
-        else:
-            failure = soak_faults(name, FAULTS[name], options.rounds or FAULT_ROUNDS, seed)
+        try:
+            if name == CRASH:
+                failure = soak_crashes(options.rounds or CRASH_ROUNDS, seed)
+            else:
+                failure = soak_faults(name, FAULTS[name], options.rounds or FAULT_ROUNDS, seed)
+        except KeyboardInterrupt:
+            failures.append("interrupted")
+            break
         if failure:
             failures.append(f"FAILED {name}: {failure}")
             print(failures[-1], flush=True)
