@@ -139,7 +139,7 @@ class _Picture:
             {
                 "topic": self.topic.name,
                 "incarnation": self.topic.incarnation,
-                "created": human_time(self.topic.created_ms),
+                "created": human_time(self.topic.created_ms) if self.topic.created_ms else "unknown",
                 "keeps": kept(self.topic.retention),
                 "labels": labels or "none",
             }

@@ -119,7 +119,7 @@ def topic_json(topic: Topic) -> dict[str, object]:
         "name": topic.name,
         "partitions": topic.partitions,
         "incarnation": topic.incarnation,
-        "created": human_time(topic.created_ms),
+        "created": human_time(topic.created_ms) if topic.created_ms else None,
         "retention": {"max_age_s": topic.retention.max_age_s, "max_bytes": topic.retention.max_bytes},
         "labels": dict(topic.labels),
     }

@@ -61,6 +61,7 @@ def head(url: PlaceUrl, as_json: AsJson = False) -> None:
     if as_json:
         print_json(facts)
         return
+    facts["expires"] = facts["expires"] or "never"
     metadata = facts.pop("metadata")
     assert isinstance(metadata, dict)
     print_facts(facts | {f"metadata {name}": value for name, value in metadata.items()})

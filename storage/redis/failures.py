@@ -75,7 +75,7 @@ def unreachable(error: BaseException, server: str, *, tls: bool) -> DynlogError:
         if isinstance(cause, ConnectionRefusedError):
             return LogUnavailable(f"{server}: nothing listens there: start it, or correct host and port")
         cause = cause.__cause__ or cause.__context__
-    hint = "" if tls else "; a server that speaks TLS is rediss://"
+    hint = "; a server at its maxclients hangs up" + ("" if tls else ", and so does one that speaks TLS (rediss://)")
     closed = isinstance(error, EOFError) or any(word in text.lower() for word in ("closed", "lost", "reset"))
     return LogUnavailable(f"{server}: {text}{hint if closed else ''}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -96,6 +97,10 @@ def _file(text: str) -> Path:
     path = Path(text)
     if not path.is_file():
         raise ValueError("a file with certificates in PEM is needed")
+    try:
+        ssl.create_default_context(cafile=path)
+    except (ssl.SSLError, OSError) as error:
+        raise ValueError(f"a file with certificates in PEM is needed ({error})") from None
     return path
 
 

@@ -39,6 +39,12 @@ async def test_a_server_that_takes_connections_and_says_nothing_is_named_in_time
             await opened(endpoint)
 
 
+async def test_a_file_without_certificates_is_refused_as_the_option_that_names_it() -> None:
+    with pytest.raises(ConfigurationError, match=r"option ca=.*certificates in PEM is needed"):
+        async with open_objects(f"s3://u:p@bucket?endpoint=https://127.0.0.1:1&ca={__file__}"):
+            pass
+
+
 @asynccontextmanager
 async def speaking(answer: bytes) -> AsyncIterator[str]:
     """The endpoint of a server that says one thing to whatever it is asked."""
