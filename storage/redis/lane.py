@@ -31,8 +31,6 @@ GRACE_S = 1.0
 MOST_QUEUED = 16_384
 MOST_COMMANDS = 256
 """At most so many commands, and bytes, leave at once."""
-LEAST_COMMANDS = 8
-"""So few are not split: each exchange costs two system calls."""
 MOST_BYTES = 4 << 20
 Command = Sequence[str | bytes | int]
 RUN = b"\0run"
@@ -65,7 +63,6 @@ class Lane:
         self._pump: asyncio.Task[None] | None = None
         self._probe: asyncio.Task[None] | None = None
         self._answered_at = 0.0
-        self._answered = 0
         self._wanted = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -153,26 +150,17 @@ class Lane:
                     continue
                 self.trouble = None
                 waits = iter(Backoff(first=0.02, most=0.5))
-            batch = self._take(self._link)
-            await self._exchange(self._link, batch)
-            self._answered = len(batch)
+            await self._exchange(self._link, self._take())
 
     def _forget_abandoned(self) -> None:
         """Drops the commands that nobody waits for any more."""
         self._queue = deque(call for call in self._queue if not call.reply.done())
 
-    def _take(self, link: Link) -> list[Call]:
-        """What goes out next, within bounds, of the calls whose caller is still there.
-
-        Everything queued, if the server then syncs its disk: the fewer syncs the better.  Else half of what is under
-        way, or else callers and server would take turns, each idle while the other works.
-        """
-        most = MOST_COMMANDS
-        if not link.facts.syncs:
-            most = min(max((len(self._queue) + self._answered + 1) // 2, LEAST_COMMANDS), most)
+    def _take(self) -> list[Call]:
+        """What goes out next: everything queued, within bounds, whose caller is still there."""
         batch: list[Call] = []
         size = 0
-        while self._queue and len(batch) < most and (not batch or size + self._queue[0].size <= MOST_BYTES):
+        while self._queue and len(batch) < MOST_COMMANDS and (not batch or size + self._queue[0].size <= MOST_BYTES):
             call = self._queue.popleft()
             if not call.reply.done():
                 batch.append(call)

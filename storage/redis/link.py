@@ -40,11 +40,6 @@ class Facts:
     strong: bool
     ahead_ms: int
 
-    @property
-    def syncs(self) -> bool:
-        """Whether it waits for its disk, or a replica, before it acknowledges."""
-        return self.durability.level in (DurabilityLevel.DISK, DurabilityLevel.REPLICATED)
-
 
 @dataclass(frozen=True, slots=True)
 class Link:
