@@ -61,7 +61,7 @@ class Sizes(NamedTuple):
     rounds: int
 
 
-FULL, QUICK = Sizes(400, 50, 100_000, 1_000, ROUNDS), Sizes(40, 5, 10_000, 100, 1)
+FULL, QUICK = Sizes(400, 50, 100_000, 500, ROUNDS), Sizes(40, 5, 10_000, 100, 1)
 
 
 class Router(NamedTuple):
@@ -143,8 +143,10 @@ async def _measure(folder: Path, sizes: Sizes) -> list[Row]:
                 "s3": lambda name, prefix=prefix: minio.url(BUCKET, f"{prefix}-{name}"),  # type: ignore[misc]
             }
             router = Router(records_of(events), block_ops(events), stores)
+            begun = time.perf_counter()
             async with start(folder / prefix) as place:
                 measured.append([row async for row in _engine(engine, place, router, sizes)])
+            report_console().print(f"{engine}: measured in {time.perf_counter() - begun:.0f} s")
     # Measure by measure, in the order of an engine that has them all.
     measures = [_named(row)[0] for row in max(measured, key=len)]
     return sorted((row for rows in measured for row in rows), key=lambda row: measures.index(_named(row)[0]))
