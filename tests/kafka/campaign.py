@@ -1,14 +1,16 @@
 """Load on a log while its brokers fail, and the oracle outside that judges what the log holds afterwards.
 
 Two producers append marked records and note what was acknowledged; a reader with a dedupe table follows; a group
-commits what was read.  Afterwards: nothing acknowledged is missing, the reader saw nothing twice,
-in each producer's order, and what was committed is not behind what the last acknowledged commit said.
+commits what was read.  Afterwards: nothing acknowledged is missing, the reader saw nothing twice, in each producer's
+order, what was committed is not behind what the last acknowledged commit said, and no task is left.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from dynlog.delivery import DeliveryPolicy, deliver
@@ -20,7 +22,8 @@ from dynlog.record import Mark, Record
 
 TOPIC = "load"
 PARTITIONS = 2
-_POLICY = DeliveryPolicy(timeout_s=60.0, attempt_timeout_s=4.0)
+PRODUCERS = 2
+_POLICY = DeliveryPolicy(timeout_s=90.0, attempt_timeout_s=4.0)
 _END_S = 60.0
 
 
@@ -88,17 +91,17 @@ class Campaign:
     def _all_seen(self) -> bool:
         return all(set(names) <= set(self.seen[partition]) for partition, names in self.acknowledged.items())
 
-    async def judge(self) -> None:
+    async def judge(self, url: str) -> None:
         """The oracle: what a fresh handle finds, and what the reader saw."""
-        async with open_log(self.url) as log:
+        async with open_log(url) as log:
             for partition in range(PARTITIONS):
                 found = await _everything(log, partition)
                 missing = set(self.acknowledged[partition]) - set(found)
                 assert not missing, f"partition {partition} lost {len(missing)} acknowledged: {sorted(missing)[:5]}"
                 seen = self.seen[partition]
                 assert len(seen) == len(set(seen)), f"partition {partition}: the reader saw records twice"
-                for producer in ("0", "1"):
-                    mine = [int(name.partition(":")[2]) for name in seen if name.startswith(producer)]
+                for producer in range(PRODUCERS):
+                    mine = [int(name.partition(":")[2]) for name in seen if name.startswith(f"{producer}:")]
                     assert mine == sorted(mine), f"partition {partition}: producer {producer} is out of order"
             state = await log.committed("readers", TOPIC)
             for partition, offset in self.committed.items():
@@ -116,8 +119,18 @@ async def _everything(log: Log, partition: int) -> list[str]:
             return found
 
 
-async def ready(url: str) -> Campaign:
-    """The topic is there; nothing runs yet."""
-    async with open_log(url) as log:
+@asynccontextmanager
+async def working(url: str, direct: str) -> AsyncIterator[Campaign]:
+    """Everybody at work through ``url`` while the block makes brokers fail; then all is judged through ``direct``."""
+    async with open_log(direct) as log:
         await log.create_topic(TOPIC, partitions=PARTITIONS)
-    return Campaign(url)
+    campaign = Campaign(url)
+    async with asyncio.TaskGroup() as group:
+        for number in range(PRODUCERS):
+            group.create_task(campaign.produce(number))
+        group.create_task(campaign.consume())
+        yield campaign
+        campaign.stop.set()
+    left = [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("dynlog")]
+    assert not left, f"tasks were left behind: {left}"
+    await campaign.judge(direct)
