@@ -3,76 +3,96 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import AsyncGenerator
 
 import urllib3
 
-from dynlog.errors import ObjectCorrupt, ObjectNotFound, ObjectStoreUnavailable
+from dynlog.errors import Closed, ObjectCorrupt, ObjectNotFound, ObjectStoreUnavailable
 from dynlog.objects import PIECE_BYTES, Progress, check_range
 from dynlog.storage.s3.connection import Exchange
+from dynlog.storage.s3.digest import Digest
 from dynlog.storage.s3.failures import NO_ANSWER, Refused, Unreached
 from dynlog.storage.s3.looking import ATTEMPTS, Found, check_there, look, understand
 from dynlog.storage.s3.work import BACKOFF, PERSISTENCE_S, Work, ended
 from dynlog.timing import Deadline
 
 READ_TOGETHER = 8
-"""Pieces that one thread reads in one go, while another hashes those before and the caller has those before that."""
+"""Pieces that one thread reads in one go: a hand-over between threads costs as much as reading 100 KiB."""
+AHEAD = 2
+"""So many times that are read, or being read, before the caller asks for them: reading, hashing and the caller's own
+work then go on at once, and none waits for a hiccup of another."""
+
+Pieces = list[bytes]
 
 
 class OpenBody:
-    """One read of one object; `end` closes it, whatever state it is in."""
+    """One read of one object, which has its key's name if it is not given another.
 
-    def __init__(self, work: Work, name: str, key: str) -> None:
+    ``open_ones`` holds it while it is under way, and `end` closes it, whatever state it is in.
+    """
+
+    def __init__(self, work: Work, key: str, open_ones: set[OpenBody], name: str = "") -> None:
         self._work = work
-        self._name = name
         self._key = key
+        self._name = name
+        self._open_ones = open_ones
         self._exchange = Exchange()
         self._response: urllib3.BaseHTTPResponse | None = None
-        self._ahead: asyncio.Task[list[bytes]] | None = None
-        self._hashing: asyncio.Task[None] | None = None
-        self._digest = hashlib.sha256()
+        self._digest: Digest | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._ready: asyncio.Queue[Pieces | BaseException] = asyncio.Queue()
+        self._room = asyncio.Semaphore(AHEAD)
 
     async def pieces(
         self, start: int, length: int | None, progress: Progress | None, timeout: float
     ) -> AsyncGenerator[bytes, None]:
         """The bytes of the range; a whole body is verified before its last piece is handed out."""
-        whole = start == 0 and length is None
-        found = await (self._open_whole(timeout) if whole else self._look(timeout))
-        start, stop = check_range(found.info, start, length)
-        whole = start == 0 and stop == found.info.size
-        at = start
-        while at < stop:
-            chunk = await self._next(found, at, stop, timeout)
-            at += sum(map(len, chunk))
-            if at < stop:
-                self._ahead = asyncio.ensure_future(self._read(found, at, stop, timeout))
-            if whole:
-                await self._hashed()
-                self._hashing = asyncio.ensure_future(self._work.compute(self._hash, chunk))
-                if at == stop:
-                    await self._hashed()
-                    self._verify(found)
-            told = at - sum(map(len, chunk)) - start
-            for piece in chunk:
-                self._work.waits.check()
-                yield piece
-                told += len(piece)
-                if progress is not None:
-                    progress(told, stop - start)
-        if whole and not found.info.size:
-            self._verify(found)
-
-    async def _next(self, found: Found, at: int, stop: int, timeout: float) -> list[bytes]:
-        """What was read ahead, or the first."""
-        ahead = self._ahead
-        if ahead is None:
-            return await self._read(found, at, stop, timeout)
-        self._work.waits.check()
+        self._name = self._name or self._work.names.of(self._key)
+        self._open_ones.add(self)
         try:
-            return await ahead
+            whole = start == 0 and length is None
+            found = await (self._open_whole(timeout) if whole else self._look(timeout))
+            start, stop = check_range(found.info, start, length)
+            if start == 0 and stop == found.info.size:
+                self._digest = Digest(self._work)
+            self._reading = asyncio.ensure_future(self._read_ahead(found, start, stop, timeout))
+            at = start
+            while at < stop:
+                for piece in await self._next():
+                    self._work.waits.check()
+                    yield piece
+                    at += len(piece)
+                    if progress is not None:
+                        progress(at - start, stop - start)
+                self._room.release()
+            if start == stop:
+                self._verify(found)
         finally:
-            self._ahead = None
+            self._open_ones.discard(self)
+            await self.end()
+
+    async def _read_ahead(self, found: Found, at: int, stop: int, timeout: float) -> None:
+        """Reads as far ahead as there is room for; what it raises is raised where the caller gets to it."""
+        try:
+            while at < stop:
+                await self._room.acquire()
+                pieces = await self._read(found, at, stop, timeout)
+                at += sum(map(len, pieces))
+                if at == stop:
+                    self._verify(found)
+                self._ready.put_nowait(pieces)
+        except asyncio.CancelledError:
+            self._ready.put_nowait(Closed("the read was closed"))
+            raise
+        except Exception as error:
+            self._ready.put_nowait(error)
+
+    async def _next(self) -> Pieces:
+        self._work.waits.check()
+        found = await self._ready.get()
+        if isinstance(found, BaseException):
+            raise found
+        return found
 
     async def _look(self, timeout: float) -> Found:
         return check_there(self._work, await look(self._work, self._name, self._key, timeout))
@@ -114,7 +134,7 @@ class OpenBody:
         assert self._response is not None, "begun or raised"
         return self._response
 
-    async def _read(self, found: Found, at: int, stop: int, timeout: float) -> list[bytes]:
+    async def _read(self, found: Found, at: int, stop: int, timeout: float) -> Pieces:
         """The next pieces; goes on over a new connection where an old one broke, as long as the body is the same."""
         work = self._work
         patience = Deadline(PERSISTENCE_S)
@@ -155,38 +175,32 @@ class OpenBody:
             self._drop()
             raise ObjectStoreUnavailable("the server ignores ranges", store=self._work.store, key=self._key)
 
-    def _chunk(self, most: int) -> list[bytes]:
-        """Reads and hashes some pieces; in a thread."""
-        response = self._response
+    def _chunk(self, most: int) -> Pieces:
+        """Reads some pieces and has them hashed; in a thread."""
+        response, digest = self._response, self._digest
         if response is None:
             raise Unreached(OSError("closed"))
-        pieces: list[bytes] = []
+        pieces: Pieces = []
         try:
             while len(pieces) < READ_TOGETHER and most:
-                piece = response.read(min(PIECE_BYTES, most))
+                piece = response.read(min(PIECE_BYTES, most), decode_content=False)
                 if not piece:
                     raise Unreached(OSError("the answer ended early"))
                 most -= len(piece)
                 pieces.append(piece)
+                if digest is not None:
+                    digest.take(piece)
+            if digest is not None and not most:
+                digest.finish()
         except (*NO_ANSWER, ValueError, AttributeError) as error:
             # The last two are what http.client says when the answer was closed under it.
             if not pieces:
                 raise Unreached(error) from error
         return pieces
 
-    def _hash(self, pieces: list[bytes]) -> None:
-        """In a thread."""
-        for piece in pieces:
-            self._digest.update(piece)
-
-    async def _hashed(self) -> None:
-        """Waits until all that was given to the digest is in it."""
-        hashing, self._hashing = self._hashing, None
-        if hashing is not None:
-            await hashing
-
     def _verify(self, found: Found) -> None:
-        if self._digest.hexdigest() != found.info.sha256:
+        """Raises ObjectCorrupt unless what was read is what was put; parts of a body have nothing to verify them by."""
+        if self._digest is not None and self._digest.hexdigest() != found.info.sha256:
             raise ObjectCorrupt(
                 f"its bytes have SHA-256 {self._digest.hexdigest()}, not the {found.info.sha256} under which they were "
                 "put: put it again",
@@ -210,12 +224,11 @@ class OpenBody:
 
     async def end(self) -> None:
         """Closes it; what is being read ahead ends first."""
-        ahead, self._ahead = self._ahead, None
-        hashing, self._hashing = self._hashing, None
-        if ahead is not None:
+        reading, self._reading = self._reading, None
+        if reading is not None and not reading.done():
             self._exchange.abort()
-        for task in (ahead, hashing):
-            if task is not None:
-                task.cancel()
-                await ended(task)
+            reading.cancel()
+            await ended(reading)
+        if self._digest is not None:
+            self._digest.drop()
         self._drop()

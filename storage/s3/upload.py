@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from contextlib import aclosing
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
@@ -156,12 +157,10 @@ class S3Upload(Upload):
             return str(whole.digest.hexdigest())
         digest = hashlib.sha256()
         for part in parts:
-            body = OpenBody(self._work, self._part_name(part.number), f"{self._key}, part {part.number}")
-            try:
-                async for piece in body.pieces(0, None, None, timeout):
+            body = OpenBody(self._work, f"{self._key}, part {part.number}", set(), self._part_name(part.number))
+            async with aclosing(body.pieces(0, None, None, timeout)) as pieces:
+                async for piece in pieces:
                     await self._work.compute(digest.update, piece)
-            finally:
-                await body.end()
         return digest.hexdigest()
 
     async def _assemble(self, wanted: Wanted, found: list[Found], digest: str, timeout: float) -> ObjectInfo:

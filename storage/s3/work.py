@@ -26,6 +26,8 @@ from dynlog.timing import Backoff, Clock, Deadline
 from dynlog.waits import Waits
 
 THREADS = 8
+COMPUTING_THREADS = 2
+"""For hashing, which must not queue behind requests that wait for the server."""
 PERSISTENCE_S = 10.0
 """How long one request is tried again before its failure is the caller's; a restart of a server takes less."""
 BACKOFF = Backoff(first=0.05, most=1.0)
@@ -48,12 +50,14 @@ class Work:
         self.client = Client(location, THREADS)
         self.waits = Waits(f"the object store {store}")
         self._pool = BlockingPool(THREADS, "dynlog-s3")
+        self._computing = BlockingPool(COMPUTING_THREADS, "dynlog-s3-hash")
 
     async def close(self) -> bool:
         """Ends what is under way, the threads and the connections; False if closed before."""
         if not await self.waits.close():
             return False
         await self._pool.close()
+        await self._computing.close()
         self.client.close()
         return True
 
@@ -80,7 +84,11 @@ class Work:
 
     async def compute(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Something that talks to nobody."""
-        return await self._pool.run(function, *args, **kwargs)
+        return await self._computing.run(function, *args, **kwargs)
+
+    def compute_soon(self, function: Callable[[], object]) -> None:
+        """Has something computed that nobody waits for and that does not fail; from any thread."""
+        self._computing.begin(function)
 
     async def clean(self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
         """A request that a cancelled caller does not skip, nor a failure of it change anything."""
