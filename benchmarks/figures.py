@@ -15,8 +15,11 @@ LATEST = HERE / "results" / "latest.json"
 README = HERE.parent / "README.md"
 _PEERS = (
     "Peers are measured in the same run: `ai-dynamo-runtime`'s Rust `RadixTree` (it is fed JSON bytes and hops to its "
-    "thread, ours reads columns: format and runs make the difference, not Python) and a raw file with `write` + "
-    "`fdatasync`. All rows, also those with neither peer nor promise: `benchmarks/results/latest.json`."
+    "thread, ours reads columns: format and runs make the difference, not Python); a raw file with `write` + "
+    "`fdatasync`; and, against the same server, plain aiokafka (batches of an idempotent producer, acks=all), plain "
+    "redis-py (XADD in pipelines, XRANGE in pages) and plain minio-py (which verifies nothing that it reads unless the "
+    "row says so). All rows, also those with neither peer nor promise, such as all engines side by side, and the "
+    "versions of servers and clients: `benchmarks/results/latest.json`."
 )
 BEGIN, END = "<!-- figures: python -m benchmarks.figures -->", "<!-- end of figures -->"
 
