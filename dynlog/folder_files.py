@@ -62,17 +62,26 @@ class LocalFile:
         self._path = path
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
-        """Its bytes; raises ConfigurationError if it cannot be read."""
+        """Its bytes; raises ConfigurationError if it cannot be read, or changes meanwhile."""
         at = 0
-        while piece := await self._pool.run(self._read, at):
+        before: tuple[int, ...] | None = None
+        while True:
+            state, piece = await self._pool.run(self._read, at)
+            if before is not None and state != before:  # the end is read as well, so the last piece is looked at, too
+                raise ConfigurationError(
+                    f"{self._path} was changed while it was being read: let it rest, and try again"
+                )
+            if not piece:
+                return
             yield piece
-            at += len(piece)
+            before, at = state, at + len(piece)
 
-    def _read(self, at: int) -> bytes:
+    def _read(self, at: int) -> tuple[tuple[int, ...], bytes]:
         try:
             with self._path.open("rb") as file:
+                state = os.fstat(file.fileno())
                 file.seek(at)
-                return file.read(PIECE_BYTES)
+                return (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns), file.read(PIECE_BYTES)
         except OSError as error:
             raise ConfigurationError(f"cannot read {self._path}: {error.strerror}") from error
 

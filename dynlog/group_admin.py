@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from dynlog.batch import Position
-from dynlog.errors import ConfigurationError, GroupBusy, OffsetTruncated, TopicNotFound
+from dynlog.errors import ConfigurationError, GroupBusy, LogDiverged, OffsetTruncated, TopicNotFound
 from dynlog.group import GroupFold
 from dynlog.group_records import Generation
 from dynlog.group_topic import (
@@ -159,6 +159,10 @@ async def seek(log: Log, topic: str, group: str, positions: Mapping[int, int], *
                 f"the earliest offset that is left is {part.earliest}",
                 topic=topic, partition=partition, offset=offset, earliest=part.earliest,
             )  # fmt: skip
+        if part is not None and offset > part.end:
+            raise LogDiverged(
+                f"it lies beyond the end, which is {part.end}", topic=topic, partition=partition, offset=offset
+            )
     await _refuse_if_alive(log, topic, group, force)
     for _ in range(SEEK_TRIES):
         kept = (await log.committed(group, topic)).positions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +14,7 @@ from dynlog.cli.log_records import record_json
 from dynlog.cli.options import AsJson, LogUrl
 from dynlog.cli.output import human_time, print_facts, print_json, print_table
 from dynlog.cli.run import run
-from dynlog.dead_letters import DeadLetter, DeadLetters
+from dynlog.dead_letters import LETTER, DeadLetter, DeadLetters
 from dynlog.errors import ConfigurationError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
@@ -82,11 +83,13 @@ def show(
     - `dynlog dlq show orders 0/17 --log sqlite:///tmp/events.db`
     """
     (found,) = choose(run(_letters(log, topic, None)), [letter])
-    stored = StoredRecord(found.story.partition, found.story.offset, found.story.first_ms, found.record)
+    headers = {name: value for name, value in found.record.headers.items() if name != LETTER}
+    record = replace(found.record, headers=headers)
+    stored = StoredRecord(found.story.partition, found.story.offset, found.story.first_ms, record)
     if as_json:
         print_json(letter_json(found) | {"record": record_json(stored)})
         return
-    print_facts(letter_json(found))
+    print_facts(letter_json(found) | {"outcome": found.outcome or "open"})
     print()
     print_facts({name: value for name, value in record_json(stored).items() if name in ("key", "headers", "parts")})
 

@@ -51,7 +51,10 @@ def seek(
 
     - `dynlog group seek orders billing --to 2025-07-01T12:00:00Z --dry-run --log $URL`
     """
-    where = parse_start(to)
+    try:
+        where = parse_start(to)
+    except ConfigurationError as error:  # it knows the option of 'log read'
+        raise ConfigurationError(str(error).replace("--from", "--to", 1)) from None
     if isinstance(where, int) and partition is None:
         raise ConfigurationError("an offset belongs to one partition: say which with --partition")
 

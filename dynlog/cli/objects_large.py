@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -37,6 +38,8 @@ class LargeFile(NamedTuple):
             state = path.stat()
         except OSError as error:
             raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
+        if not stat.S_ISREG(state.st_mode):
+            raise ConfigurationError(f"{path} is no file: give what comes out of it to stdin, and - as the source")
         return cls(path, state.st_size, state.st_mtime_ns)
 
     @property

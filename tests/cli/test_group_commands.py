@@ -150,3 +150,16 @@ def test_log_copy_moves_a_log_with_its_groups_and_adds_only_what_is_new(cli: Cli
     assert (lag["position"], lag["end"]) == (3, 6)
     texts = [json.loads(line)["parts"][0] for line in cli("log", "read", "orders", "--json", "--log", target).lines]
     assert texts == ["bad", "good", "worse", "x", "y", "z"]
+
+
+def test_dlq_show_shows_the_record_as_it_was(cli: Cli) -> None:
+    shown = from_json(cli, "dlq", "show", "orders", "0/0")
+    assert shown["record"]["headers"] == {}
+    assert "outcome    open" in cli("dlq", "show", "orders", "0/0").out
+
+
+def test_a_seek_names_its_own_option_and_the_end(cli: Cli) -> None:
+    done = cli("group", "seek", "orders", "billing", "--to", "tomorrow")
+    assert (done.status, "--to 'tomorrow'" in done.err) == (2, True), done.err
+    done = cli("group", "seek", "orders", "billing", "--to", "99", "--partition", "0")
+    assert (done.status, "which is 5" in done.err) == (1, True), done.err

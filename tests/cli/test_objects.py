@@ -8,10 +8,15 @@ import json
 import os
 import signal
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from dynlog.cli.objects_large import LARGE
+from dynlog.errors import ConfigurationError, ObjectNotFound
+from dynlog.folders import get_folder, put_folder
+from dynlog.objects import PIECE_BYTES
+from dynlog.open import open_objects
 from tests.cli.conftest import Cli
 from tests.cli.process import PATIENCE_S, Dynlog, dynlog
 
@@ -60,6 +65,35 @@ def test_a_folder_goes_in_and_comes_out(cli: Cli, url: str, model: Path, tmp_pat
     assert (done.status, done.err) == (0, "")
     for name in ("config.json", "onnx/model.onnx"):
         assert (tmp_path / "here" / name).read_bytes() == (model / name).read_bytes()
+
+
+async def test_a_file_that_changes_while_its_folder_is_put_is_refused_instead_of_stored_half_and_half(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / "w.bin").write_bytes(bytes(4 * PIECE_BYTES))
+
+    def replace_it(done: int, _: int | None) -> None:
+        if 0 < done <= PIECE_BYTES:
+            (tmp_path / "new").write_bytes(b"1" * 4 * PIECE_BYTES)
+            (tmp_path / "new").rename(folder / "w.bin")
+
+    async with open_objects(f"memory://{uuid4().hex}") as store:
+        with pytest.raises(ConfigurationError, match="changed"):
+            await put_folder(store, "weights", folder, progress=replace_it)
+        with pytest.raises(ObjectNotFound):
+            await get_folder(store, "weights", tmp_path / "out")
+        await put_folder(store, "weights", folder)
+        await get_folder(store, "weights", tmp_path / "out")
+    assert (tmp_path / "out" / "w.bin").read_bytes() == b"1" * 4 * PIECE_BYTES
+
+
+def test_what_is_no_file_is_refused_at_once_and_stdin_is_named(cli: Cli, url: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    done = cli("objects", "put", f"{tmp_path}/pipe", f"{url}/pipe")
+    assert done.status == 2
+    assert "stdin" in done.err
 
 
 def test_ls_shows_the_object_and_those_below_it_and_no_neighbours(cli: Cli, url: str) -> None:
