@@ -19,7 +19,7 @@ from dynlog.batch import Position, StoredRecord
 from dynlog.codec import MAX_RECORDS, encoded_bound
 from dynlog.dedupe import DedupeTable
 from dynlog.delivery import DeliveryPolicy, deliver
-from dynlog.errors import ConfigurationError, LogCorrupt, ProducerFenced
+from dynlog.errors import BatchTooLarge, ConfigurationError, LogCorrupt, MalformedRecord, ProducerFenced
 from dynlog.group_admin import HOLDER_PREFIX
 from dynlog.group_topic import is_internal
 from dynlog.log import Log
@@ -134,6 +134,14 @@ async def _append(target: Log, copy: Topic, partition: int, records: list[Record
         done = await deliver(target, copy.name, partition, records, policy)
     except ProducerFenced:  # the target knows a newer epoch of one of these producers
         lost = records
+    except (BatchTooLarge, MalformedRecord) as error:
+        large = isinstance(error, BatchTooLarge)
+        unfit = max(records, key=encoded_bound if large else lambda record: len(record.headers))
+        raise BatchTooLarge(
+            f"a record of the source cannot be copied, with the header that says where it comes from: {error}; all "
+            "records of its partition before it were copied, or are in the same append",
+            topic=copy.name, partition=partition, offset=_origin(unfit).offset,
+        ) from None  # fmt: skip
     else:
         if done.duplicates:
             lost = await _missing(target, copy, partition, records)

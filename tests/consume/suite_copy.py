@@ -11,7 +11,7 @@ import pytest
 
 from dynlog import copying
 from dynlog.copying import SOURCE, Copied, copy_groups, copy_topic, topics_to_copy, verify_copy
-from dynlog.errors import ConfigurationError, LogCorrupt
+from dynlog.errors import ConfigurationError, DynlogError, LogCorrupt
 from dynlog.log import Log
 from dynlog.open import open_log
 from dynlog.record import Control, Mark, Record
@@ -182,3 +182,17 @@ class CopySuite(ConsumeBackend):
         await slow
         assert await bodies_of(target, TOPIC) == ["a", "b", "c", "d", "e", "f"]
         assert await verify_copy(log, target, await log.topic(TOPIC)) == 6
+
+    @pytest.mark.parametrize("large", [True, False], ids=["too large", "too many headers"])
+    async def test_a_record_that_has_no_room_for_where_it_comes_from_is_named(
+        self, log: Log, target: Log, large: bool
+    ) -> None:
+        limit = min(log.capabilities.max_batch_bytes, target.capabilities.max_batch_bytes)
+        body = bytes(limit - 60) if large else b""
+        odd = Record(parts=(body,), headers={} if large else {f"h{n}": b"" for n in range(256)})
+        await log.create_topic(TOPIC, partitions=2)
+        await log.append(TOPIC, 1, numbered(2))
+        await log.append(TOPIC, 1, [odd])
+        with pytest.raises(DynlogError, match=r"cannot be copied.*partition 1, offset 2\)"):
+            await copied(log, target)
+        assert await bodies_of(target, TOPIC) == ["r0", "r1"] * large
