@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import time
 from collections.abc import Callable
 from contextlib import aclosing
@@ -21,11 +23,17 @@ from dynlog.cli.options import AsJson, Diagnostics, LogFormat, LogUrl, parse_dur
 from dynlog.cli.output import LineOutput
 from dynlog.cli.run import run, serve, until_stopped
 from dynlog.dedupe import DedupeTable
-from dynlog.errors import ConfigurationError, PartitionNotFound
+from dynlog.errors import ConfigurationError, LogUnavailable, PartitionNotFound
 from dynlog.log import Log
 from dynlog.reader import READ_WAIT_S, Reader
+from dynlog.timing import Backoff
 
 LINES_AT_ONCE = 256
+OUTAGE_S = 300.0
+"""A log that is away for longer ends those who follow it."""
+APART_S = 60.0
+"""Failures that lie further apart are not of one outage: a read says within half a minute that it cannot."""
+logger = logging.getLogger(__name__)
 
 
 def read(
@@ -51,7 +59,8 @@ def read(
     """Print records, one a line; end at the end seen at start, or follow.
 
     Without `--partition` all partitions are merged by log time. An offset that is gone, or beyond the end, is an error
-    and never skipped. `--follow` ends on SIGINT or SIGTERM with exit status 0.
+    and never skipped. `--follow` ends on SIGINT or SIGTERM with exit status 0, and rides out a log that is away for
+    less than five minutes.
 
     With `--json` a record is `{"partition", "offset", "log_time", "timestamp", "key", "headers", "control", "mark",
     "parts"}`. Keys, header values and parts are strings where they are printable UTF-8 and `{"base64": "..."}` where
@@ -138,14 +147,38 @@ async def _copy(log: Log, wanted: _Wanted, output: LineOutput, *, follow: bool) 
     await output.write(b"".join(lines))
     if not follow:
         return
+    outage = _Outage()
     async with Reader(log, backlog.positions, dedupe=dedupe) as reader:
         while left is None or left > 0:
-            batch = await reader.next(READ_WAIT_S)
+            try:
+                batch = await reader.next(READ_WAIT_S)
+            except LogUnavailable as error:  # the positions stand where they stood
+                await outage.ride_out(error)
+                continue
             if batch is None:
                 continue
             shown = batch if left is None else batch.slice(0, left)
             await output.write(b"".join(map(wanted.form, shown)))
             left = None if left is None else left - len(shown)
+
+
+class _Outage:
+    """How long the log has been away; who follows it sees each outage named once, and the end of a long one."""
+
+    def __init__(self) -> None:
+        self._began = self._seen = -math.inf
+        self._pauses = iter(Backoff())
+
+    async def ride_out(self, error: LogUnavailable) -> None:
+        """Waits a moment; raises the error once the log has been away for `OUTAGE_S`."""
+        now = time.monotonic()
+        if now - self._seen > APART_S:
+            self._began, self._pauses = now, iter(Backoff())
+            logger.warning("%s; going on as soon as it can be read", error)
+        self._seen = now
+        if now - self._began > OUTAGE_S:
+            raise error
+        await asyncio.sleep(next(self._pauses))
 
 
 async def _places(log: Log, wanted: _Wanted) -> tuple[dict[int, Position], dict[int, int]]:

@@ -10,7 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from dynlog.cli.log_read import _copy, _Outage, _Wanted
+from dynlog.cli.log_records import text_line
 from dynlog.cli.log_topics import topic_json
+from dynlog.errors import LogUnavailable
+from dynlog.open import open_log
+from dynlog.record import Record
 from dynlog.testing.kinds import RunningServer
 from dynlog.testing.redis import RedisServer
 from dynlog.topics import Retention, Topic
@@ -34,6 +39,45 @@ async def test_the_demo_says_what_its_log_promises_and_shows_no_password_to_anyb
     assert (ended.status, ended.err) == (0, "")
     assert "all of them acknowledged (durability of this log: memory)" in ended.out
     assert "hunter2" not in ended.out
+
+
+async def test_who_follows_a_log_rides_out_an_outage_of_its_server_and_misses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dynlog.storage.redis.reading.READ_PATIENCE_S", 0.3)
+    heard: asyncio.Queue[str] = asyncio.Queue()
+
+    class Output:
+        async def write(self, data: bytes) -> None:
+            for line in data.decode().splitlines():
+                heard.put_nowait(line.split()[-1])
+
+    async def next_heard() -> str:
+        async with asyncio.timeout(30):
+            return await heard.get()
+
+    async with RedisServer(tmp_path / "r") as server, open_log(server.url) as log:
+        await log.create_topic("t")
+        wanted = _Wanted("t", None, "earliest", None, text_line)
+        async with asyncio.TaskGroup() as group:
+            following = group.create_task(_copy(log, wanted, Output(), follow=True))  # type: ignore[arg-type]
+            await log.append("t", 0, [Record(parts=(b"before",))])
+            assert await next_heard() == "before"
+            await server.kill()
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(following), 3)  # longer than the patience of a read
+            await server.start()
+            await log.append("t", 0, [Record(parts=(b"after",))])
+            assert await next_heard() == "after"
+            following.cancel()
+
+
+async def test_a_log_that_stays_away_ends_who_follows_it_with_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    outage, error = _Outage(), LogUnavailable("gone")
+    await outage.ride_out(error)
+    monkeypatch.setattr("dynlog.cli.log_read.OUTAGE_S", 0.0)
+    with pytest.raises(LogUnavailable, match="gone"):
+        await outage.ride_out(error)
 
 
 def test_a_demo_whose_bucket_is_not_there_says_so_in_one_line(cli: Cli, minio_server: RunningServer) -> None:
