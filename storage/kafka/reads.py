@@ -27,8 +27,8 @@ from dynlog.storage.ledger import beyond_end, check_partition, gone, other_incar
 from dynlog.timing import Deadline
 from dynlog.topics import Damage
 
-PATIENCE_S = 30.0
-"""How long a read looks for a leader that answers, beside its wait."""
+PATIENCE_S = 15.0
+"""How long a read looks for a leader that answers, from when none did on: who follows must hear of an outage."""
 _VERIFY_BYTES = 1 << 20
 _PROBE_BYTES = 64 << 10
 
@@ -44,12 +44,12 @@ class Reads:
 
     async def read(self, position: Position, max_records: int | None, max_bytes: int, wait: float) -> Batch:
         """See `Log.read`."""
-        patience, until = Deadline(PATIENCE_S + wait), Deadline(wait)
-        found = await self._found(position, patience)
+        until = Deadline(wait)
+        found = await self._found(position, Deadline(PATIENCE_S))
         spot = Spot(found.kafka, found.id, position.partition, position.offset)
         waited = False
         while True:
-            fetched = await self._fetch(position, spot, max_bytes, patience, waited)
+            fetched = await self._fetch(position, spot, max_bytes, Deadline(PATIENCE_S), waited)
             decoded = self._decode(spot, fetched, max_records)
             ended = decoded.next >= fetched.end
             if decoded.builder.offsets or (ended and (decoded.next > position.offset or until.passed)):
