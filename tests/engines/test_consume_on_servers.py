@@ -14,10 +14,11 @@ from tests.consume.suite_copy import CopySuite
 from tests.consume.suite_delivery import DeliverySuite
 from tests.consume.suite_group import GroupSuite
 from tests.consume.suite_killed import KilledSuite
+from tests.consume.suite_misuse import MisuseSuite
 from tests.consume.suite_zombie import ZombieSuite
 
 
-class TestRedisConsume(GroupSuite, ZombieSuite, DeliverySuite, AdminSuite, CopySuite, KilledSuite):
+class TestRedisConsume(GroupSuite, ZombieSuite, DeliverySuite, AdminSuite, CopySuite, MisuseSuite, KilledSuite):
     server: ClassVar[RunningServer]
 
     @pytest.fixture(autouse=True)
@@ -28,7 +29,7 @@ class TestRedisConsume(GroupSuite, ZombieSuite, DeliverySuite, AdminSuite, CopyS
         return f"{self.server.url}?prefix=t{uuid4().hex}"
 
 
-class TestKafkaConsume(GroupSuite, ZombieSuite, DeliverySuite, AdminSuite, CopySuite, KilledSuite):
+class TestKafkaConsume(GroupSuite, ZombieSuite, DeliverySuite, AdminSuite, CopySuite, MisuseSuite, KilledSuite):
     server: ClassVar[RunningServer]
 
     @pytest.fixture(autouse=True)
