@@ -101,12 +101,22 @@ class Reader:
         )
 
     async def close(self) -> None:
-        """Ends the reads; closing twice is harmless."""
+        """Ends the reads; closing twice is harmless, and a close that is cancelled leaves none behind either."""
         self._closed = True
         reads, self._reads = list(self._reads.values()), {}
         for task in reads:
             task.cancel()
-        await asyncio.gather(*reads, return_exceptions=True)
+        cancelled: asyncio.CancelledError | None = None
+        while pending := [task for task in reads if not task.done()]:
+            try:
+                await asyncio.wait(pending)
+            except asyncio.CancelledError as error:  # a read that is cancelled ends at once, so there is no hurry
+                cancelled = error
+        for task in reads:
+            if not task.cancelled():
+                task.exception()  # seen, so that nobody complains of it
+        if cancelled is not None:
+            raise cancelled
 
     async def __aenter__(self) -> Self:
         return self

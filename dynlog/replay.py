@@ -127,18 +127,26 @@ class Replayer(Generic[P]):
         """
         begun = time.monotonic()
         beating = asyncio.create_task(self._beat())
+        rebuilt: Rebuilt[P] | None = None
         try:
-            for _ in range(MAX_STARTS):
-                try:
-                    return await self._rebuild(begun, progress)
-                except OffsetTruncated as error:
-                    last = error
-            raise StateUnrecoverable(
-                f"truncation overtook the rebuild {MAX_STARTS} times, the last time: {last}"
-            ) from last
+            rebuilt = await self._rebuild_patiently(begun, progress)
         finally:
             beating.cancel()
-            await asyncio.gather(beating, return_exceptions=True)
+            try:
+                await asyncio.gather(beating, return_exceptions=True)
+            except asyncio.CancelledError:
+                if rebuilt is not None:  # which nobody will get, and so nobody would close
+                    await rebuilt.reader.close()
+                raise
+        return rebuilt
+
+    async def _rebuild_patiently(self, begun: float, progress: ReplayProgress | None) -> Rebuilt[P]:
+        for _ in range(MAX_STARTS):
+            try:
+                return await self._rebuild(begun, progress)
+            except OffsetTruncated as error:
+                last = error
+        raise StateUnrecoverable(f"truncation overtook the rebuild {MAX_STARTS} times, the last time: {last}") from last
 
     async def _rebuild(self, begun: float, progress: ReplayProgress | None) -> Rebuilt[P]:
         topic = await self._log.topic(self._topic)
