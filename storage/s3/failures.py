@@ -19,6 +19,8 @@ TRANSIENT_CODES = {
 }  # fmt: skip
 FULL = {"XMinioStorageFull", "QuotaExceeded", "XMinioAdminBucketQuotaExceeded", "InsufficientStorage"}
 MISSING = {"NoSuchKey", "NoSuchUpload", "NoSuchVersion"}
+LOST = {"InvalidPart"}
+"""A server that was killed may have lost parts that it had acknowledged; nothing is under the key then."""
 FORBIDDEN = {"AccessDenied", "AllAccessDisabled", "Forbidden"}
 
 _ADVICE = {
@@ -98,6 +100,11 @@ def translated(error: Refused | Unreached, location: Location, store: str, key: 
         return ObjectStoreUnavailable(
             f"{location.endpoint} refuses for now, also after several tries: {said}", store=store, key=key
         )
+    if error.code in LOST:
+        return ObjectStoreUnavailable(
+            f"{location.endpoint} lost parts that it had acknowledged; nothing of it was stored: put it again; {said}",
+            store=store, key=key,
+        )  # fmt: skip
     if error.code in FORBIDDEN:
         whose = "this user" if location.credentials is not None else "anybody without user and password"
         advice = f"bucket {location.bucket!r} forbids this to {whose}: grant it, or give other credentials"

@@ -74,10 +74,11 @@ class TopicsSuite(LogBackend):
             await log.create_topic(TOPIC, partitions=count)
         assert await log.topics() == []
 
+    @pytest.mark.timeout(400)  # a broker makes a folder and a few files for each
     async def test_a_topic_may_have_the_most_partitions_allowed(self, log: Log) -> None:
-        await log.create_topic(TOPIC, partitions=MAX_PARTITIONS)
-        await log.append(TOPIC, MAX_PARTITIONS - 1, records("last"))
-        states = await log.partitions(TOPIC)
+        await log.create_topic(TOPIC, partitions=MAX_PARTITIONS, timeout=180)
+        await log.append(TOPIC, MAX_PARTITIONS - 1, records("last"), timeout=120)
+        states = await log.partitions(TOPIC, timeout=120)
         assert [state.partition for state in states] == list(range(MAX_PARTITIONS))
         assert sum(state.end for state in states) == 1
 

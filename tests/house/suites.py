@@ -61,6 +61,17 @@ class SuiteTimes:
         """The suites whose time is not in order, with the reason."""
         return [f"{suite}: {problem}" for suite in sorted(self._taken) if (problem := self.problem(suite))]
 
+    @property
+    def fatal(self) -> bool:
+        """Whether the run fails for it: a suite has no budget, or all together exceed all budgets together.
+
+        One suite's excess alone is shown and does not fail the run: on a busy machine it says nothing about the suite.
+        """
+        budgets = [self._budgets.get(suite) for suite in self._taken]
+        return None in budgets or sum(t.seconds for t in self._taken.values()) > sum(
+            b for b in budgets if b is not None
+        )
+
     def table(self) -> list[tuple[str, bool]]:
         """Lines of the table, each with whether all is well in it; empty if no suite ran."""
         if not self._taken:
