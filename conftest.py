@@ -1,10 +1,10 @@
 """What `make test` and CI demand of a run beyond green tests: none is skipped, and the suites keep to their budgets.
 
-A skipped test proves nothing: where `make test` or CI runs, a skip is a failure that keeps its reason.  A suite (a folder
-under tests/) without a budget in tests/house/budgets.toml fails the run there, and so do suites that together take longer
-than all their budgets.  `DYNLOG_NO_SKIPS` (set by scripts/check.sh) or `CI` turns this on; `--allow-skips` and
-`--allow-slow` are the explicit ways out.  Choosing tests by `-k`, `-m` or path is not a skip, and an xfail is a claim of
-its own (strict: it must fail).
+A skipped test proves nothing: where `make test` or CI runs, a skip is a failure that keeps its reason.  A suite (a
+folder under tests/) without a budget in tests/house/budgets.toml fails the run there, and so do suites that together
+take longer than all their budgets.  `DYNLOG_NO_SKIPS` (set by scripts/check.sh) or `CI` turns this on; `--allow-skips`
+and `--allow-slow` are the explicit ways out.  Choosing tests by `-k`, `-m` or path is not a skip, and an xfail is a
+claim of its own (strict: it must fail).
 """
 
 from __future__ import annotations
