@@ -26,7 +26,10 @@ TWO_WORKERS = """
     def test_it(nats_server, worker_id, turn): pathlib.Path(f"{worker_id}-{nats_server.port}").touch()
 """
 STAYS = """
-    import sys, time
+    import signal, sys, time
+
+    # Who was started in the background by a shell ignores it, and so do its children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def test_it(nats_server):
         print(f"port {nats_server.port}", file=sys.__stdout__, flush=True)
