@@ -176,6 +176,9 @@ class AdminSuite(ConsumeBackend):
         async with member(log_url) as consumer:
             await take(consumer, 3)
             await consumer.commit()
+            held = await consumer.next(PATIENCE_S)
+            assert held is not None
             monkeypatch.setattr(log, "open_generation", overtaken)
             await seek(log, TOPIC, GROUP, {0: 1}, force=True)
+            await until(lambda: held.settled, "it was announced to the member")
             assert [body(d) for d in await take(consumer, 4)] == ["r1", "r2", "r3", "r4"]
