@@ -11,7 +11,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/servers/lib.sh"
 cache=$DYNLOG_CACHE
-servers=${SERVERS:-kafka redis minio nats}
+servers=${SERVERS:-kafka redis minio nats etcd}
 
 answers() {
     # A daemon that hangs is none; macOS, which starts none here anyway, has no timeout.

@@ -1,4 +1,4 @@
-"""The four servers that tests can have: as a native program, and as a container of the official image.
+"""The five servers that tests can have: as a native program, and as a container of the official image.
 
 Everything that differs between them is a row of `KINDS`; what starts and stops them knows no names.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from dynlog.errors import ConfigurationError
-from dynlog.testing.probes import Probe, kafka_answers, minio_answers, nats_answers, redis_answers
+from dynlog.testing.probes import Probe, etcd_answers, kafka_answers, minio_answers, nats_answers, redis_answers
 from dynlog.testing.process import NativeServer
 from dynlog.testing.programs import find_in_cache, find_program
 
@@ -37,7 +37,7 @@ class RunningServer:
 
     @property
     def url(self) -> str:
-        """``nats://host:port``, ``redis://host:port``, ``kafka://host:port`` or, for MinIO, ``http://host:port``."""
+        """``nats://host:port``, ``redis://host:port``, ``kafka://host:port`` or, for MinIO and etcd, ``http://host:port``."""
         return f"{KINDS[self.kind].url_scheme}://{self.address}"
 
 
@@ -74,6 +74,7 @@ class ServerKind:
 _REDIS = (
     "redis-server", "--protected-mode", "no", "--appendonly", "yes", "--appendfsync", "always", "--save", ""
 )  # fmt: skip
+_ETCD = ("etcd", "--listen-client-urls", "http://0.0.0.0:2379", "--advertise-client-urls", "http://127.0.0.1:2379")
 _KAFKA = {
     "CLUSTER_ID": "4L6g3nShT-eMCtK--X86sw",
     "KAFKA_NODE_ID": "1",
@@ -117,6 +118,11 @@ _ROWS = (
         name="nats", url_scheme="nats", port=4222, probe=nats_answers,
         native="dynlog.testing.nats:NatsServer",
         image="nats:2.15.2", command=("--jetstream", "--store_dir", "/data"),
+    ),
+    ServerKind(
+        name="etcd", url_scheme="http", port=2379, probe=etcd_answers,
+        native="dynlog.testing.etcd:EtcdServer",
+        image="quay.io/coreos/etcd:v3.6.16", command=_ETCD,
     ),
 )  # fmt: skip
 KINDS: Mapping[str, ServerKind] = MappingProxyType({kind.name: kind for kind in _ROWS})

@@ -20,7 +20,7 @@ from enum import Enum
 
 import pytest
 
-SERVERS = ("kafka", "redis", "minio", "nats")
+SERVERS = ("kafka", "redis", "minio", "nats", "etcd")
 ENGINES = ("memory", "sqlite", "redis", "kafka")
 STORES = ("memory", "file", "s3")
 DEFAULTS = {"engines": ("memory", "sqlite"), "stores": ("memory", "file")}
@@ -51,7 +51,11 @@ def add_options(parser: pytest.Parser) -> None:
         "--dynlog-servers", choices=["auto", "containers", "native"], help="where servers come from (default: auto)"
     )
     group.addoption(
-        "--dynlog-image", action="append", default=[], metavar="KIND=IMAGE", help="image of kafka, redis, minio, nats"
+        "--dynlog-image",
+        action="append",
+        default=[],
+        metavar="KIND=IMAGE",
+        help="image of kafka, redis, minio, nats, etcd",
     )
     group.addoption("--dynlog-engines", metavar="A,B", help=f"log engines to run on, of {', '.join(ENGINES)}")
     group.addoption("--dynlog-stores", metavar="A,B", help=f"object stores to run on, of {', '.join(STORES)}")

@@ -9,7 +9,7 @@ dynlog_log_url, dynlog_objects_url                 the URLs of these, for progra
 dynlog_engine, dynlog_store                        the names of engine and store that the test runs on
 dynlog_namespace                                   a name that no other test has: for subjects, topics, groups
 kafka_server, redis_server, minio_server,          a `RunningServer` (``url``, ``host``, ``port``), one per session, or
-nats_server                                        per worker under pytest-xdist
+nats_server, etcd_server                           per worker under pytest-xdist
 =================================================  =====================================================================
 
 **On which engines** a test runs it says by ``@pytest.mark.dynlog_engines("memory", "redis")`` (and ``dynlog_stores``);
@@ -121,6 +121,12 @@ def minio_server(dynlog_servers: ServerSession) -> RunningServer:
 def nats_server(dynlog_servers: ServerSession) -> RunningServer:
     """A NATS server with JetStream for the session."""
     return dynlog_servers.server("nats")
+
+
+@pytest.fixture(scope="session")
+def etcd_server(dynlog_servers: ServerSession) -> RunningServer:
+    """An etcd for the session, with its JSON gateway; a test's keys begin with its ``dynlog_namespace``."""
+    return dynlog_servers.server("etcd")
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ A probe opens one connection, says one thing and closes; it returns False for "n
 from __future__ import annotations
 
 import asyncio
+import ssl
 import struct
 from collections.abc import Awaitable, Callable
 
@@ -26,6 +27,12 @@ async def nats_answers(host: str, port: int) -> bool:
     return await _ask(host, port, b"", 5) == b"INFO "
 
 
+async def etcd_answers(host: str, port: int, tls: ssl.SSLContext | None = None) -> bool:
+    """The health check, which says yes once there is a leader: before that the port is open and every call waits."""
+    request = f"GET /health HTTP/1.0\r\nHost: {host}:{port}\r\n\r\n".encode()
+    return (await _ask(host, port, request, 12, tls)).endswith(b" 200")
+
+
 async def minio_answers(host: str, port: int) -> bool:
     """The cluster check: the liveness check says 200 before the disks are there."""
     request = f"GET /minio/health/cluster HTTP/1.0\r\nHost: {host}:{port}\r\n\r\n".encode()
@@ -38,11 +45,11 @@ async def kafka_answers(host: str, port: int) -> bool:
     return (await _ask(host, port, request, 10))[4:] == struct.pack(">ih", 1, 0)
 
 
-async def _ask(host: str, port: int, request: bytes, size: int) -> bytes:
+async def _ask(host: str, port: int, request: bytes, size: int, tls: ssl.SSLContext | None = None) -> bytes:
     """The first ``size`` bytes of the answer, or nothing."""
     try:
         async with asyncio.timeout(PROBE_TIMEOUT_S):
-            reader, writer = await asyncio.open_connection(host, port)
+            reader, writer = await asyncio.open_connection(host, port, ssl=tls)
             try:
                 writer.write(request)
                 return await reader.readexactly(size)

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 
+import httpx
 import nats
 import pytest
 import redis.asyncio
@@ -27,6 +29,13 @@ async def test_nats_has_jetstream(nats_server: RunningServer, dynlog_namespace: 
     stream = await client.jetstream().add_stream(name=dynlog_namespace, subjects=[dynlog_namespace])
     assert (await client.jetstream().publish(dynlog_namespace, b"x")).stream == stream.config.name
     await client.close()
+
+
+def test_etcd_answers_over_its_json_gateway(etcd_server: RunningServer, dynlog_namespace: str) -> None:
+    key = base64.b64encode(dynlog_namespace.encode()).decode()
+    with httpx.Client(base_url=etcd_server.url) as client:
+        assert client.post("/v3/kv/put", json={"key": key, "value": key}).status_code == 200
+        assert client.post("/v3/kv/range", json={"key": key}).json()["kvs"][0]["value"] == key
 
 
 async def test_what_redis_acknowledges_is_on_disk(redis_server: RunningServer, dynlog_namespace: str) -> None:
