@@ -17,6 +17,7 @@
      │   ├─ LogCorrupt            damage that a checksum or a chain found
      │   ├─ LogUnavailable        the server or file cannot be reached now; may pass by itself
      │   │   └─ LogFull           no space left
+     │   ├─ OffsetConflict        somebody appended before an append that expects the end to be where it was
      │   ├─ OutcomeUnknown        an append that may or may not have been stored
      │   ├─ ProducerFenced        a newer epoch of the same producer exists
      │   ├─ CommitFenced          a newer generation of the same group exists
@@ -114,6 +115,22 @@ class OffsetTruncated(LogError):
 
 class LogDiverged(LogError):
     """The position belongs to another incarnation of the log or topic, or lies beyond its end."""
+
+
+class OffsetConflict(LogError):
+    """The partition did not end at ``expected``, so nothing of the append is there for any reader.
+
+    ``end`` is where it ended when this was found out: read on up to there, and decide again.
+    """
+
+    def __init__(self, *, topic: str, partition: int, expected: int, end: int) -> None:
+        super().__init__(
+            f"the append expects the end to be {expected} but it is {end}; read what lies between and decide again",
+            topic=topic,
+            partition=partition,
+        )
+        self.expected = expected
+        self.end = end
 
 
 class LogCorrupt(LogError):

@@ -10,6 +10,7 @@ them, and what an engine cannot do is declared in its `Capabilities`.
   never waits for what cannot come and never skips what it should have seen.
 * **Log time does not decrease** within a partition and is the engine's.
 * **A repeated mark is not stored twice** and returns the first offsets; a lower epoch raises ProducerFenced.
+* **An append may name the end that it expects** and is stored only there, else OffsetConflict: compare-and-append.
 * **Truncation never passes a holder**, unless forced, and whatever was forced or expelled leaves an event.
 
 Times out: methods take ``timeout`` in seconds and raise DeadlineExceeded.  A cancelled call leaves nothing behind; a
@@ -111,14 +112,24 @@ class Log(ABC):
 
     @abstractmethod
     async def append(
-        self, topic: str, partition: int, records: Sequence[Record], *, timeout: float = DEFAULT_TIMEOUT_S
+        self,
+        topic: str,
+        partition: int,
+        records: Sequence[Record],
+        *,
+        expect: int | None = None,
+        timeout: float = DEFAULT_TIMEOUT_S,
     ) -> Appended:
         """Stores all records or none, next to each other, and returns once they are durable.
+
+        With ``expect`` they are stored only if the partition ends exactly there at that moment; else OffsetConflict,
+        and no reader is ever shown any of them.  A repeat of an append that was stored is none the less told its first
+        offsets: marks are looked at before the end.
 
         Where the engine checks marks, repeats are left out and told their first offsets; if any record's epoch is
         fenced the append is refused whole.  Raises TopicNotFound, PartitionNotFound, BatchTooLarge, MalformedRecord,
         ProducerFenced, LogFull, LogUnavailable (nothing stored), OutcomeUnknown or DeadlineExceeded (may be stored:
-        repeat it under the same marks).
+        repeat it under the same marks); ConfigurationError for an ``expect`` below 0.
         """
 
     @abstractmethod

@@ -61,6 +61,7 @@ class Capabilities:
     fences_at_registration: bool
     """A zombie is refused as soon as its successor registered, not only once that has written."""
     compare_and_append: bool
+    """``expect=`` is decided inside the append; else by log order, and what lost takes offsets but is a hole."""
     many_processes: bool
     single_host: bool
     max_batch_bytes: int

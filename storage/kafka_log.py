@@ -190,8 +190,16 @@ class KafkaLog(Log):
     # Records
 
     async def append(
-        self, topic: str, partition: int, records: Sequence[Record], *, timeout: float = DEFAULT_TIMEOUT_S
+        self,
+        topic: str,
+        partition: int,
+        records: Sequence[Record],
+        *,
+        expect: int | None = None,
+        timeout: float = DEFAULT_TIMEOUT_S,
     ) -> Appended:
+        if expect is not None:
+            raise NotImplementedError("expect= on this engine comes with the next commits")
         with self._use(topic):
             return await self._appends.append(topic, partition, records, Deadline(timeout))
 

@@ -13,7 +13,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from dynlog.codec import MarkRun
-from dynlog.errors import ConfigurationError, LogDiverged, OffsetTruncated, PartitionNotFound, ProducerFenced
+from dynlog.errors import (
+    ConfigurationError,
+    LogDiverged,
+    OffsetConflict,
+    OffsetTruncated,
+    PartitionNotFound,
+    ProducerFenced,
+)
 from dynlog.marks import EXPIRY_MS, MarkState
 from dynlog.topics import (
     EPHEMERAL_EXPIRY_S,
@@ -61,13 +68,16 @@ def judge_append(
     log_time_ms: int,
     topic: str,
     partition: int,
+    expect: int | None = None,
 ) -> Judgement:
     """Which of ``count`` records are new if the next offset is ``base``, and where each lies.
 
-    ``states`` has this partition's entries of the producers in ``runs`` (expired ones are ignored), ``registered`` the
-    newest registered epoch of each.  Raises ProducerFenced for any epoch below either.
+    Raises OffsetConflict if any is new and ``expect`` is another offset than ``base``.  ``states`` has this
+    partition's entries of the producers in ``runs`` (expired ones are ignored), ``registered`` the newest registered
+    epoch of each.  Raises ProducerFenced for any epoch below either.
     """
     if not runs:
+        check_expected(expect, base, topic, partition)
         return Judgement(range(count), tuple(range(base, base + count)), {})
     changed: dict[str, MarkState] = {}
     offsets: list[int] = []
@@ -91,7 +101,23 @@ def judge_append(
             _keep(run.length - repeats, base, offsets, kept)
             changed[run.producer_id] = state
     _keep(count - len(offsets), base, offsets, kept)
+    if kept:  # what is nothing but repeats was stored where it was expected, or without such a condition
+        check_expected(expect, base, topic, partition)
     return Judgement(kept, tuple(offsets), changed)
+
+
+def check_expected(expect: int | None, end: int, topic: str, partition: int) -> None:
+    """Raises OffsetConflict unless the partition ends where the append expects, if it expects anything."""
+    if expect is not None and expect != end:
+        raise OffsetConflict(topic=topic, partition=partition, expected=expect, end=end)
+
+
+def check_expect(expect: int | None) -> None:
+    """Raises ConfigurationError for an expectation that no partition can meet."""
+    if expect is not None and expect < 0:
+        raise ConfigurationError(
+            f"expect={expect}: the end of a partition is 0 or more; leave it out to append anywhere"
+        )
 
 
 def _keep(many: int, base: int, offsets: list[int], kept: list[int]) -> None:

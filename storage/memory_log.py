@@ -18,7 +18,7 @@ from dynlog.codec import MAX_BATCH_BYTES
 from dynlog.errors import Closed, ConfigurationError, LogDiverged, TopicNotFound
 from dynlog.log import DEFAULT_READ_BYTES, DEFAULT_TIMEOUT_S, Log
 from dynlog.record import Record
-from dynlog.storage.ledger import beyond_end, other_incarnation, truncated
+from dynlog.storage.ledger import beyond_end, check_expect, other_incarnation, truncated
 from dynlog.storage.memory.partition import Partition, Stored, Waiter, build_batch
 from dynlog.storage.memory.shared import Shared
 from dynlog.storage.memory.state import MemoryState, Settings, check_settings
@@ -95,7 +95,7 @@ class MemoryLog(Log):
             durability=Durability(DurabilityLevel.MEMORY),
             checks_marks=settings.checks_marks,
             fences_at_registration=settings.checks_marks,
-            compare_and_append=False,
+            compare_and_append=True,
             many_processes=False,
             single_host=True,
             max_batch_bytes=settings.max_batch_bytes,
@@ -158,10 +158,17 @@ class MemoryLog(Log):
     # Records
 
     async def append(
-        self, topic: str, partition: int, records: Sequence[Record], *, timeout: float = DEFAULT_TIMEOUT_S
+        self,
+        topic: str,
+        partition: int,
+        records: Sequence[Record],
+        *,
+        expect: int | None = None,
+        timeout: float = DEFAULT_TIMEOUT_S,
     ) -> Appended:
+        check_expect(expect)
         async with self._turn() as state:
-            return state.append(topic, partition, records, self._clock.time_ms())
+            return state.append(topic, partition, records, self._clock.time_ms(), expect)
 
     async def read(
         self,

@@ -167,8 +167,16 @@ class RedisLog(Log):
     # Records
 
     async def append(
-        self, topic: str, partition: int, records: Sequence[Record], *, timeout: float = DEFAULT_TIMEOUT_S
+        self,
+        topic: str,
+        partition: int,
+        records: Sequence[Record],
+        *,
+        expect: int | None = None,
+        timeout: float = DEFAULT_TIMEOUT_S,
     ) -> Appended:
+        if expect is not None:
+            raise NotImplementedError("expect= on this engine comes with the next commits")
         self._check()
         self._appending += 1
         self._idle.clear()

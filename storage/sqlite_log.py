@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sqlite3
-import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from dynlog.batch import Batch, Position
 from dynlog.errors import Closed, ConfigurationError, DynlogError, TopicNotFound
@@ -23,13 +21,12 @@ from dynlog.log import DEFAULT_READ_BYTES, DEFAULT_TIMEOUT_S, Log
 from dynlog.record import Record
 from dynlog.storage.ledger import check_holder, check_partition_count, gone
 from dynlog.storage.sqlite import appends, backup, groups, holders, quarantine, reads, topics, verify
-from dynlog.storage.sqlite.bell import Bell
 from dynlog.storage.sqlite.care import Care
-from dynlog.storage.sqlite.forks import File, note_closed, note_open, refuse_inherited
+from dynlog.storage.sqlite.forks import note_closed
 from dynlog.storage.sqlite.location import check_location, durability_of, path_of
 from dynlog.storage.sqlite.options import Settings, settings_of
+from dynlog.storage.sqlite.parts import Parts, open_parts
 from dynlog.storage.sqlite.readers import Readers, View, within
-from dynlog.storage.sqlite.schema import connect_writer, opened
 from dynlog.storage.sqlite.transaction import Transaction
 from dynlog.storage.sqlite.waiters import Waiters
 from dynlog.storage.sqlite.writer import Writer
@@ -54,32 +51,18 @@ from dynlog.url import Url
 T = TypeVar("T")
 
 
-class _Parts(NamedTuple):
-    """What opening made; the log closes them."""
-
-    identity: str
-    file: File
-    bell: Bell
-    reader: sqlite3.Connection
-    writer: sqlite3.Connection
-
-
 async def open_url(url: Url, clock: Clock) -> Log:
     """Opens or creates the log; see `dynlog.open.open_log`."""
     settings = settings_of(url)
     path = path_of(url)
     filesystem = check_location(path)
     readers = Readers(path, settings)
-    opening = readers.aside(lambda: _open(path, settings))
+    opening = readers.aside(lambda: open_parts(path, settings))
     try:
         parts = await asyncio.shield(opening)
     except asyncio.CancelledError:
         with suppress(DynlogError):
-            left = await opening
-            left.reader.close()
-            left.writer.close()
-            left.bell.close()
-            note_closed(left.file)
+            (await opening).close()
         await readers.close()
         raise
     except BaseException:
@@ -87,21 +70,6 @@ async def open_url(url: Url, clock: Clock) -> Log:
         raise
     durability = durability_of(filesystem, settings.synchronous)
     return SqliteLog(url, path, settings, durability, clock, parts, readers)
-
-
-def _open(path: Path, settings: Settings) -> _Parts:
-    refuse_inherited(path)
-    with opened(path, settings) as (identity, reader):
-        try:
-            bell = Bell(path, uuid.UUID(identity).bytes, may_be_missing=settings.repair)
-        except OSError as error:
-            raise ConfigurationError(f"the bell of {path} cannot be opened for writing: {error}") from None
-        try:
-            writer = connect_writer(path, settings)
-            return _Parts(identity, note_open(path), bell, reader, writer)
-        except BaseException:
-            bell.close()
-            raise
 
 
 class SqliteLog(Log):
@@ -114,7 +82,7 @@ class SqliteLog(Log):
         settings: Settings,
         durability: Durability,
         clock: Clock,
-        parts: _Parts,
+        parts: Parts,
         readers: Readers,
     ) -> None:
         self._url = url
@@ -136,7 +104,7 @@ class SqliteLog(Log):
             durability=durability,
             checks_marks=True,
             fences_at_registration=True,
-            compare_and_append=False,
+            compare_and_append=True,
             many_processes=True,
             single_host=True,
             max_batch_bytes=settings.max_batch_bytes,
@@ -223,10 +191,16 @@ class SqliteLog(Log):
     # Records
 
     async def append(
-        self, topic: str, partition: int, records: Sequence[Record], *, timeout: float = DEFAULT_TIMEOUT_S
+        self,
+        topic: str,
+        partition: int,
+        records: Sequence[Record],
+        *,
+        expect: int | None = None,
+        timeout: float = DEFAULT_TIMEOUT_S,
     ) -> Appended:
         self._check_writable()
-        new = appends.prepare(topic, partition, records, self._settings.max_batch_bytes)
+        new = appends.prepare(topic, partition, records, self._settings.max_batch_bytes, expect)
         clock = self._clock
         appended = await self._write(lambda tx: appends.append(tx, new, clock.time_ms()), timeout, len(new.payload))
         self._care.appended(topic)

@@ -84,7 +84,9 @@ class MemoryState:
             partition.wake()
         del self.topics[name]
 
-    def append(self, name: str, number: int, records: Sequence[Record], now_ms: int) -> Appended:
+    def append(
+        self, name: str, number: int, records: Sequence[Record], now_ms: int, expect: int | None = None
+    ) -> Appended:
         """Judges and stores the append, all of it or nothing."""
         topic = self.topic(name)
         partition = topic.partition(number)
@@ -100,6 +102,7 @@ class MemoryState:
             log_time_ms=log_time,
             topic=name,
             partition=number,
+            expect=expect,
         )
         kept = judgement.kept
         if 0 < len(kept) < len(records):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from dynlog.codec import MarkRun, encode_records, mark_runs, seal
 from dynlog.record import Record
-from dynlog.storage.ledger import check_partition, judge_append
+from dynlog.storage.ledger import check_expect, check_partition, judge_append
 from dynlog.storage.sqlite.rows import place
 from dynlog.storage.sqlite.transaction import Transaction
 from dynlog.topics import Appended
@@ -22,16 +22,22 @@ class Prepared(NamedTuple):
     payload: bytes
     runs: list[MarkRun]
     max_bytes: int
+    expect: int | None
 
 
-def prepare(topic: str, partition: int, records: Sequence[Record], max_bytes: int) -> Prepared:
-    """Encodes; raises MalformedRecord, BatchTooLarge."""
+def prepare(
+    topic: str, partition: int, records: Sequence[Record], max_bytes: int, expect: int | None = None
+) -> Prepared:
+    """Encodes; raises MalformedRecord, BatchTooLarge, ConfigurationError."""
+    check_expect(expect)
     payload = encode_records(records, max_bytes=max_bytes)
-    return Prepared(topic, partition, records, payload, mark_runs([record.mark for record in records]), max_bytes)
+    runs = mark_runs([record.mark for record in records])
+    return Prepared(topic, partition, records, payload, runs, max_bytes, expect)
 
 
 def append(tx: Transaction, new: Prepared, now_ms: int) -> Appended:
-    """Stores what is new of the append; raises TopicNotFound, PartitionNotFound, ProducerFenced."""
+    """Stores what is new of the append; raises TopicNotFound, PartitionNotFound, ProducerFenced,
+    OffsetConflict."""
     topic = tx.topic(new.topic)
     partition = check_partition(new.topic, topic.topic.partitions, new.partition)
     part = tx.part(topic, partition)
@@ -46,6 +52,7 @@ def append(tx: Transaction, new: Prepared, now_ms: int) -> Appended:
         log_time_ms=log_time_ms,
         topic=new.topic,
         partition=partition,
+        expect=new.expect,
     )
     count = len(judged.kept)
     duplicates = len(new.records) - count
