@@ -26,6 +26,9 @@
      │   └─ UnsupportedLogVersion a newer dynlog wrote it
      ├─ ObjectError               (bucket or folder, key)
      │   ├─ ObjectNotFound, ObjectCorrupt, ObjectStoreUnavailable, ObjectExists
+     ├─ SourceError               (a foreign system that is read from, such as an etcd)
+     │   ├─ SourceUnavailable     it cannot be reached now, or what it says is no answer; may pass by itself
+     │   └─ SourceRefused         it wants another user, password, certificate or permission
      └─ SnapshotError
          ├─ SnapshotCorrupt       the body does not verify; an older one may
          └─ StateUnrecoverable    neither a snapshot nor the log reaches back far enough
@@ -195,6 +198,18 @@ class ObjectCorrupt(ObjectError):
 
 class ObjectStoreUnavailable(ObjectError):
     """The store cannot be reached, or refuses, now."""
+
+
+class SourceError(DynlogError):
+    """Base of what a foreign system that is read from raises."""
+
+
+class SourceUnavailable(SourceError):
+    """The foreign system cannot be reached now, or what it says is no answer; the same call may go through later."""
+
+
+class SourceRefused(SourceError):
+    """The foreign system wants another user, password, certificate or permission."""
 
 
 class SnapshotError(DynlogError):
