@@ -8,9 +8,11 @@ Options: ``replication`` of topics that it makes (default: the broker's), ``max_
 ``sasl`` (plain, scram-sha-256, scram-sha-512).  The environment's DYNLOG_KAFKA_USER and DYNLOG_KAFKA_PASSWORD do for
 user and password.
 
-How a record is a message: `dynlog.storage.kafka.messages`.  Marks are not checked by the broker: the reader's dedupe
-table decides, by log order.  Log time is the broker's.  A log is created by the first who opens it, and nothing else
-creates a topic by accident.
+How a record is a message: `dynlog.storage.kafka.messages`.  An append with ``expect=`` is decided by log order: its
+messages say which offset they expect; one that got another is void, no record for any reader of dynlog's, and the
+broker's answer tells the appender.  Marks are not checked by the broker: the reader's dedupe table decides, by log
+order.  Log time is the broker's.  A log is created by the first who opens it, and nothing else creates a topic by
+accident.
 
 Consumer groups are dynlog's own: what they committed is in the log's own topic, and only there it counts.  For whoever
 watches lag with Kafka's tools it is copied, soon after and as far as Kafka lets us, into the offsets of Kafka's group
@@ -198,10 +200,8 @@ class KafkaLog(Log):
         expect: int | None = None,
         timeout: float = DEFAULT_TIMEOUT_S,
     ) -> Appended:
-        if expect is not None:
-            raise NotImplementedError("expect= on this engine comes with the next commits")
         with self._use(topic):
-            return await self._appends.append(topic, partition, records, Deadline(timeout))
+            return await self._appends.append(topic, partition, records, expect, Deadline(timeout))
 
     async def read(
         self,
@@ -235,7 +235,10 @@ class KafkaLog(Log):
             check_partition(topic, found.info.partitions, partition)
             at = await admin.offsets(self._cluster, found.kafka, {partition: max(log_time_ms, 0)}, deadline)
             start, end = (await admin.bounds(self._cluster, found.kafka, [partition], deadline))[partition]
-            return end if at[partition] < 0 else max(at[partition], start)
+            if at[partition] < 0:
+                return end
+            # Kafka names the first message; a void one, or an aborted one, is no record.
+            return await self._reads.first_record(found, partition, max(at[partition], start), deadline)
 
     async def register_producer(
         self, producer_id: str, *, after: int | None = None, timeout: float = DEFAULT_TIMEOUT_S

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dynlog.batch import Batch, Position
 from dynlog.codec import MAX_BATCH_BYTES
-from dynlog.errors import Closed, ConfigurationError, LogDiverged, TopicNotFound
+from dynlog.errors import Closed, ConfigurationError, LogDiverged, OffsetConflict, TopicNotFound
 from dynlog.log import DEFAULT_READ_BYTES, DEFAULT_TIMEOUT_S, Log
 from dynlog.record import Record
 from dynlog.storage.ledger import beyond_end, check_expect, other_incarnation, truncated
@@ -23,7 +23,8 @@ from dynlog.storage.memory.partition import Partition, Stored, Waiter, build_bat
 from dynlog.storage.memory.shared import Shared
 from dynlog.storage.memory.state import MemoryState, Settings, check_settings
 from dynlog.storage.memory.topic import TopicData, by_name
-from dynlog.timing import Clock
+from dynlog.storage.repeats import is_repeat
+from dynlog.timing import Clock, Deadline
 from dynlog.topics import (
     Appended,
     Capabilities,
@@ -167,8 +168,18 @@ class MemoryLog(Log):
         timeout: float = DEFAULT_TIMEOUT_S,
     ) -> Appended:
         check_expect(expect)
+        deadline = Deadline(timeout)
         async with self._turn() as state:
-            return state.append(topic, partition, records, self._clock.time_ms(), expect)
+            try:
+                return state.append(topic, partition, records, self._clock.time_ms(), expect)
+            except OffsetConflict as error:
+                if expect is None or state.settings.checks_marks:
+                    raise
+                position, conflict = Position(topic, state.topic(topic).info.incarnation, partition, expect), error
+        if not await is_repeat(lambda at, most: self.read(at, max_records=most), position, records, deadline):
+            raise conflict
+        offsets = tuple(range(expect, expect + len(records)))
+        return Appended(partition, offsets, conflict.end, self._clock.time_ms(), len(records))
 
     async def read(
         self,

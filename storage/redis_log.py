@@ -113,7 +113,7 @@ class RedisLog(Log):
             durability=facts.durability if facts is not None else Durability(DurabilityLevel.MEMORY),
             checks_marks=True,
             fences_at_registration=False,
-            compare_and_append=False,
+            compare_and_append=True,
             many_processes=True,
             single_host=False,
             max_batch_bytes=self._client.settings.max_batch_bytes,
@@ -175,13 +175,11 @@ class RedisLog(Log):
         expect: int | None = None,
         timeout: float = DEFAULT_TIMEOUT_S,
     ) -> Appended:
-        if expect is not None:
-            raise NotImplementedError("expect= on this engine comes with the next commits")
         self._check()
         self._appending += 1
         self._idle.clear()
         try:
-            appended = await self._appends.append(topic, partition, records, Deadline(timeout))
+            appended = await self._appends.append(topic, partition, records, expect, Deadline(timeout))
         finally:
             self._appending -= 1
             if not self._appending:

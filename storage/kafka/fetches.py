@@ -1,4 +1,5 @@
-"""Reading: what a fetch brought, record-exact, with holes (control, aborted and compacted records) passed over.
+"""Reading: what a fetch brought, record-exact, with holes (control, aborted, void and compacted records)
+passed over.
 
 The batches' CRCs are checked.  Records of a transaction that was aborted are left out, as Kafka's consumer does it with
 ``isolation.level=read_committed``; the end is the last stable offset.

@@ -8,6 +8,9 @@
                dl.time     i64, the producer's milliseconds since the epoch
                dl.control  u8, a `Control`
                dl.parts    u32 length of each part
+               dl.expect   i64, the offset that an append with ``expect=`` wants for the message.  One that got another
+                           offset is *void*: it was refused by log order, and no dynlog reader takes it for a record.
+                           Other clients see it, and should leave out what has this header and another offset
     timestamp  the broker's (topics that dynlog makes have ``message.timestamp.type=LogAppendTime``): log time
 
 Headers that say nothing are left out: a record of one part without mark, control and time is what any producer sends.
@@ -30,7 +33,7 @@ from dynlog.record import NO_HEADERS, Control, Record
 
 RESERVED = "dl."
 ESCAPED = "dl.h."
-MARK, TIME, CONTROL, PARTS = "dl.mark", "dl.time", "dl.control", "dl.parts"
+MARK, TIME, CONTROL, PARTS, EXPECT = "dl.mark", "dl.time", "dl.control", "dl.parts", "dl.expect"
 BATCH_OVERHEAD = 61
 RECORD_OVERHEAD = 21
 _I64 = struct.Struct(">q")
@@ -43,20 +46,25 @@ Message = tuple[bytes | None, bytes | None, list[Header]]
 """What goes to Kafka for one record: key, value, headers.  A bare tuple: one is made per record."""
 
 
-def messages_of(records: Sequence[Record]) -> tuple[list[Message], int]:
-    """The messages and at most how many bytes their batch takes; copies every buffer.  Raises MalformedRecord."""
+def messages_of(records: Sequence[Record], expect: int | None = None) -> tuple[list[Message], int]:
+    """The messages and at most how many bytes their batch takes; copies every buffer.  Raises MalformedRecord.
+
+    With ``expect`` they count only if the first of them gets that offset.
+    """
     if not 0 < len(records) <= MAX_RECORDS:
         raise MalformedRecord(f"an append takes 1 to {MAX_RECORDS} records, not {len(records)}")
     messages: list[Message] = []
     size, size_of, pack = BATCH_OVERHEAD + RECORD_OVERHEAD * len(records), DefaultRecordBatchBuilder.size_of, _MARK.pack
     producers: dict[str, bytes] = {}
-    for record in records:
+    for number, record in enumerate(records):
         check_record(record)
         headers = _headers(record) if record.headers or record.timestamp_ms or record.control is not None else []
         mark, parts, key = record.mark, record.parts, record.key
         if mark is not None:
             producer = producers.get(mark.producer_id) or producers.setdefault(mark.producer_id, mark[0].encode())
             headers.append((MARK, pack(mark[1], mark[2]) + producer))
+        if expect is not None:
+            headers.append((EXPECT, _I64.pack(expect + number)))
         if len(parts) == 1:
             value: bytes | None = bytes(parts[0])
         elif not parts:
@@ -120,6 +128,8 @@ class ColumnsBuilder:
                 self._end_run()
                 if headers:
                     try:
+                        if _is_void(offset, headers):
+                            continue
                         body = self._read_headers(len(offsets), body, headers)
                     except (struct.error, ValueError, TypeError) as error:
                         raise MalformedRecord(
@@ -139,6 +149,8 @@ class ColumnsBuilder:
                 self._headers.setdefault(index, {})[name] = value or b""
             elif name == TIME:
                 (self._times[index],) = _I64.unpack(value or b"")
+            elif name == EXPECT:
+                pass  # met, or the message would be void
             elif name == PARTS:
                 body = _split(body[0] if body else b"", value or b"")
             elif name == CONTROL:
@@ -182,6 +194,11 @@ class ColumnsBuilder:
         controls = bytes(self._controls.get(i, 0) for i in indices) if self._controls else None
         times = array("q", [self._times.get(i, 0) for i in indices]) if self._times else None
         return Columns(self._keys, self._bodies, headers, controls, times, self._marks)
+
+
+def _is_void(offset: int, headers: Iterable[Header]) -> bool:
+    """Whether the message expected another offset than it got."""
+    return any(name == EXPECT and _I64.unpack(value or b"") != (offset,) for name, value in headers)
 
 
 def _following(packed: bytes) -> bytes | None:

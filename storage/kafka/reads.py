@@ -138,6 +138,22 @@ class Reads:
             sizes.add(run)
         return decoded
 
+    async def first_record(self, found: Found, partition: int, offset: int, deadline: Deadline) -> int:
+        """The offset of the first record at or after that one; the end if there is none."""
+        position = Position(found.info.name, found.info.incarnation, partition, offset)
+        while True:
+            spot = Spot(found.kafka, found.id, partition, position.offset)
+            fetched = await self._fetch(position, spot, _PROBE_BYTES, deadline, waited=False)
+            try:
+                decoded = self._decode(spot, fetched, 1)
+            except MalformedRecord:
+                return position.offset  # whoever reads on is told
+            if decoded.builder.offsets:
+                return decoded.builder.offsets[0]
+            if decoded.next >= fetched.end:
+                return max(decoded.next, fetched.end)
+            position = position._replace(offset=decoded.next)
+
     async def probe(self, found: Found, partition: int, offset: int, deadline: Deadline) -> None:
         """Looks at the batches around an offset, for their sizes and log times."""
         spot = Spot(found.kafka, found.id, partition, offset)

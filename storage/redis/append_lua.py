@@ -1,12 +1,14 @@
 """The append in one script: the marks' verdict, offsets, log time, and the entry, all of it or nothing.
 
-It decides exactly as `dynlog.marks` and `dynlog.storage.ledger.judge_append` do.  Two things are Redis's own:
+It decides exactly as `dynlog.marks` and `dynlog.storage.ledger.judge_append` do.  Three things are Redis's own:
 
 * **A server run writes in offsets of its own.**  A server that comes back may have lost its tail; were the lost offsets
   given out again, a reader that had seen them would skip what is there now.  So the first append of another run leaves
   a gap in the offsets, unless everything before was fsynced (``weak`` unset).  A position strictly inside such a gap
   saw what is lost: LogDiverged.  The gap ends at an offset that the server's clock gives, since what the runs before
   noted may be lost as well: `PER_MS` offsets for each millisecond since 2024, which no run outpaces.
+* **What an append expects is compared with the end as readers see it**: it may so be stored behind a gap, where nothing
+  lies in between.
 * **A repeat in the middle of an append is sent back**, since only the client can encode the rest anew; nothing is
   stored then, and the client sends what is new.
 """
@@ -26,7 +28,7 @@ APPEND = Script(
     """
 local meta, stream, marks = KEYS[1], KEYS[2], KEYS[3]
 local run, strong = string.match(ARGV[1], '^(%x+) (%d)$')
-local known, now, count, runs = string.match(ARGV[2], '^(%d+) (%d+) (%d+) (%d+)$')
+local known, now, count, runs, expect = string.match(ARGV[2], '^(%d+) (%d+) (%d+) (%d+) ?(%d*)$')
 known, now, count, runs = tonumber(known), tonumber(now), tonumber(count), tonumber(runs)
 local frame, bell, blob = ARGV[3], ARGV[4], ARGV[5]
 local m = redis.call('HMGET', meta, 'end', 'time', 'written', 'run', 'weak', 'gaps')
@@ -115,6 +117,7 @@ for r = 1, runs do
 end
 take(count - at)
 if new == 0 then return {'REPEAT', tonumber(m[1]), now, pieces} end
+if expect ~= '' and tonumber(expect) ~= tonumber(m[1]) then return {'CONFLICT', tonumber(m[1])} end
 if repeats > 0 then return {'PART', base, now, pieces} end
 
 -- Numbers that are text already are not written out again: each takes a good part of a microsecond.

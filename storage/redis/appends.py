@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from dynlog.codec import MarkRun, encode_with_runs, seal
-from dynlog.errors import LogUnavailable, OutcomeUnknown, ProducerFenced
+from dynlog.errors import LogUnavailable, OffsetConflict, OutcomeUnknown, ProducerFenced
 from dynlog.marks import UNKNOWN_OFFSET
 from dynlog.record import Record
-from dynlog.storage.ledger import check_newest, check_partition, next_epoch
+from dynlog.storage.ledger import check_expect, check_newest, check_partition, next_epoch
 from dynlog.storage.redis import log_lua
 from dynlog.storage.redis.append_lua import APPEND
 from dynlog.storage.redis.client import Client, Job
@@ -41,8 +41,11 @@ class Appends:
         self._ends: OrderedDict[str, int] = OrderedDict()
         self._noted: OrderedDict[tuple[str, int, str], None] = OrderedDict()
 
-    async def append(self, name: str, partition: int, records: Sequence[Record], deadline: Deadline) -> Appended:
+    async def append(
+        self, name: str, partition: int, records: Sequence[Record], expect: int | None, deadline: Deadline
+    ) -> Appended:
         """Stores the append, whole or not at all; see `dynlog.log.Log.append`."""
+        check_expect(expect)
         topic = await self._topics.known(name, deadline)
         check_partition(name, topic.partitions, partition)
         offsets: list[int] = [UNKNOWN_OFFSET] * len(records)
@@ -50,7 +53,7 @@ class Appends:
         twins: list[tuple[int, int]] = []
         while True:
             sending = records if len(indices) == len(records) else [records[i] for i in indices]
-            topic, reply = await self._send(topic, partition, sending, deadline)
+            topic, reply = await self._send(topic, partition, sending, expect, deadline)
             if isinstance(reply, bytes):
                 base, log_time_ms = (int(part) for part in reply.split())
                 stored, end = len(sending), base + len(sending)
@@ -76,7 +79,7 @@ class Appends:
             self._ends.popitem(last=False)
 
     async def _send(
-        self, topic: Topic, partition: int, records: Sequence[Record], deadline: Deadline
+        self, topic: Topic, partition: int, records: Sequence[Record], expect: int | None, deadline: Deadline
     ) -> tuple[Topic, Any]:
         """One try, in whatever incarnation the topic has: its reply, and the topic."""
         client = self._client
@@ -92,7 +95,7 @@ class Appends:
                 keys[:3],
                 (
                     RUN,
-                    f"{known} {client.script_now} {len(records)} {len(runs)}",
+                    f"{known} {client.script_now} {len(records)} {len(runs)} {'' if expect is None else expect}",
                     frame,
                     keys.bell,
                     _packed(runs),
@@ -119,6 +122,9 @@ class Appends:
                     topic=topic.name,
                     partition=partition,
                 )
+            if reply[0] == b"CONFLICT":
+                assert expect is not None
+                raise OffsetConflict(topic=topic.name, partition=partition, expected=expect, end=reply[1])
             if reply[0] != b"GONE":
                 return topic, reply
             found = await self._topics.find(topic.name, deadline)

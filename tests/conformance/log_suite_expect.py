@@ -131,6 +131,13 @@ class ExpectSuite(LogBackend):
         assert (await log.append(TOPIC, 0, again, expect=end)).offsets == (end,)
         assert await bodies(log) == ["r0", "r1", "a"]
 
+    async def test_what_is_new_beside_a_repeat_is_stored_only_at_the_expected_end(self, log: Log) -> None:
+        await fill(log, 2)
+        await log.append(TOPIC, 0, marked("p", 1, 0, "a"), expect=2)
+        with pytest.raises(OffsetConflict):
+            await log.append(TOPIC, 0, marked("p", 1, 0, "a", "b"), expect=2)
+        assert await bodies(log) == ["r0", "r1", "a"]
+
     async def test_a_cancelled_conditional_append_is_stored_whole_where_it_expected_or_never_seen(
         self, log: Log
     ) -> None:

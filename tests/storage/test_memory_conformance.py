@@ -9,11 +9,19 @@ from dynlog.open import open_log
 from dynlog.topics import DurabilityLevel
 from tests.conformance.backend import TOPIC, bodies, fill
 from tests.conformance.log_suite import LogSuite, MarksSuite
+from tests.conformance.log_suite_expect import ExpectSuite
 
 
 class TestMemoryLog(LogSuite, MarksSuite):
     def url(self, tmp_path: Path) -> str:
         return f"memory://{uuid4().hex}"
+
+
+class TestMemoryLogWithoutMarks(ExpectSuite):
+    """The marks are the reader's to check, as on Kafka."""
+
+    def url(self, tmp_path: Path) -> str:
+        return f"memory://{uuid4().hex}?checks_marks=false"
 
 
 async def test_a_memory_log_declares_that_nothing_survives_the_process() -> None:
