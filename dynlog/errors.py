@@ -26,6 +26,14 @@
      │   └─ UnsupportedLogVersion a newer dynlog wrote it
      ├─ ObjectError               (bucket or folder, key)
      │   ├─ ObjectNotFound, ObjectCorrupt, ObjectStoreUnavailable, ObjectExists
+     ├─ KvError                   (bucket, key)
+     │   ├─ BucketNotFound        there is none of that name, or it was deleted under whoever used it
+     │   ├─ BucketExists          there is one already, or one with other settings
+     │   ├─ KeyNotFound           no such key in the bucket
+     │   ├─ KeyExists             a creation, and somebody was there before
+     │   ├─ RevisionConflict      the key has another revision than the one that was named, or is gone
+     │   ├─ EntryTooLarge         a key or value over the bucket's limits
+     │   └─ LeaseLost             the lease has ended: nothing can be bound to it, and its holder must stop
      ├─ SourceError               (a foreign system that is read from, such as an etcd)
      │   ├─ SourceUnavailable     it cannot be reached now, or what it says is no answer; may pass by itself
      │   └─ SourceRefused         it wants another user, password, certificate or permission
@@ -198,6 +206,59 @@ class ObjectCorrupt(ObjectError):
 
 class ObjectStoreUnavailable(ObjectError):
     """The store cannot be reached, or refuses, now."""
+
+
+class KvError(DynlogError):
+    """Base of what a key-value bucket raises; says where."""
+
+    def __init__(self, message: str, *, bucket: str, key: str | None = None) -> None:
+        place = f"bucket {bucket!r}" if key is None else f"bucket {bucket!r}, key {key!r}"
+        super().__init__(f"{message} ({place})")
+        self.bucket = bucket
+        self.key = key
+
+
+class BucketNotFound(KvError):
+    """No bucket of that name, or it was deleted under whoever used it; nothing creates one by accident."""
+
+
+class BucketExists(KvError):
+    """A bucket of that name exists already, or exists with other settings."""
+
+
+class KeyNotFound(KvError):
+    """The bucket has no such key."""
+
+
+class KeyExists(KvError):
+    """The key was there before the creation; ``revision`` is what stands there.  Nothing was changed."""
+
+    def __init__(self, message: str, *, bucket: str, key: str, revision: int) -> None:
+        super().__init__(message, bucket=bucket, key=key)
+        self.revision = revision
+
+
+class RevisionConflict(KvError):
+    """The key is not at the revision that was named; ``revision`` is what stands there, None if it is gone.
+
+    Nothing was changed: read it, and decide again.
+    """
+
+    def __init__(self, message: str, *, bucket: str, key: str, revision: int | None) -> None:
+        super().__init__(message, bucket=bucket, key=key)
+        self.revision = revision
+
+
+class EntryTooLarge(KvError):
+    """The key or the value is over the bucket's limits; nothing was written."""
+
+
+class LeaseLost(KvError):
+    """The lease has ended, by revocation or expiry, or never began; ``lease`` is its id."""
+
+    def __init__(self, message: str, *, bucket: str, lease: str, key: str | None = None) -> None:
+        super().__init__(message, bucket=bucket, key=key)
+        self.lease = lease
 
 
 class SourceError(DynlogError):

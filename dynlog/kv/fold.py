@@ -21,6 +21,7 @@ from dynlog.kv.lease_fold import Lease, unpack_leases
 from dynlog.kv.records import (
     KEYS,
     LEASES,
+    MARKS,
     Barrier,
     Beat,
     Create,
@@ -41,7 +42,7 @@ from dynlog.kv.table import KeyTable
 MAX_HISTORY = 64
 MAX_PASSES = 8
 """Of so many compactions at once is it known how far they have come."""
-_NOTHING = (LEASES, "")
+_NOTHING = (MARKS, "")
 
 
 class Verdict(Enum):
@@ -77,6 +78,8 @@ class KvFold:
         self.malformed = 0
         self.changed: list[tuple[str, Row]] | None = None
         """Where every change goes as it happens, once somebody has put a list here."""
+        self.marks: list[bytes] | None = None
+        """What a fold that is not complete has learned of marks from a compaction: a snapshot of the dedupe table."""
         self._clear(complete)
 
     def _clear(self, complete: bool) -> None:
@@ -258,7 +261,9 @@ class KvFold:
         after = staged[0].after
         if any(p.section != section or p.after != after for p in staged):
             raise ValueError("pictures that do not belong together")
-        if section == LEASES:
+        if section == MARKS:
+            self.marks = [p.body for p in staged if p.body]
+        elif section == LEASES:
             leases = [lease for p in staged for lease in unpack_leases(p.body)]
             self._table.leases.replace(after, upto, leases)
         else:
@@ -277,6 +282,7 @@ class KvFold:
             if start >= self.compacted:
                 self.compacted, self.dirty_from = start, self.next
             self._passes = {at: place for at, place in self._passes.items() if at > start}
+            self.marks = None
         elif len(self._passes) > MAX_PASSES:  # of compactors that were killed
             del self._passes[min(self._passes)]
 

@@ -3,17 +3,18 @@
 A write is decided against what its key was, so a reader that begins in the middle of the log cannot decide those that
 it meets before it knows the key.  It need not: each picture, appended with ``expect=`` the place that it is true of,
 replaces whatever the reader thinks of that range, and once the ranges have covered all, all that it thinks is true.
-Whether a key lives depends on its lease, therefore leases come first.
+Whether a key lives depends on its lease, therefore leases come before keys; and which records count depends on marks,
+where the engine leaves them to the reader, therefore those come first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from dynlog.kv.fold import KvFold
 from dynlog.kv.lease_fold import pack_leases
-from dynlog.kv.records import KEYS, LEASES, Picture
+from dynlog.kv.records import KEYS, LEASES, MARKS, Picture
 from dynlog.kv.rows import Row, chunks, pack_rows, row_size
 
 PICTURE_ROWS = 16_384
@@ -28,11 +29,17 @@ class Place(NamedTuple):
     after: str
 
 
-FIRST = Place(LEASES, "")
+FIRST = Place(MARKS, "")
 
 
-def next_pictures(fold: KvFold, start: int, place: Place, most: int) -> list[Picture]:
-    """The pictures of the next range, each of about ``most`` bytes: more than one only if one key's rows need it."""
+def next_pictures(fold: KvFold, start: int, place: Place, most: int, marks: Sequence[bytes] = ()) -> list[Picture]:
+    """The pictures of the next range, each of about ``most`` bytes: more than one only if one key's rows need it.
+
+    ``marks`` is a snapshot of the dedupe table as it is now, if there is one.
+    """
+    if place.section == MARKS:
+        bodies = list(marks) or [b""]
+        return [Picture(start, MARKS, "", "", n < len(bodies), body) for n, body in enumerate(bodies, 1)]
     if place.section == LEASES:
         return [_of_leases(fold, start, place.after, most)]
     keys: list[str] = []
@@ -70,4 +77,4 @@ def behind(picture: Picture) -> Place | None:
     """Where the compaction goes on behind that picture; None if that was the last one."""
     if picture.upto:
         return Place(picture.section, picture.upto)
-    return Place(KEYS, "") if picture.section == LEASES else None
+    return Place(picture.section + 1, "") if picture.section < KEYS else None

@@ -108,7 +108,7 @@ class Expire(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """The truth at this place of the log about a range of keys (or of leases), written by a compaction.
+    """The truth at this place of the log about a range of keys (or leases, or all marks), written by a compaction.
 
     It covers what lies above ``after`` up to ``upto`` ("" is the end of all) of one section; ``more`` says that the
     next record goes on with it.  ``start`` is where the compaction began: once it has covered everything, a reader may
@@ -123,8 +123,9 @@ class Picture(NamedTuple):
     body: bytes
 
 
-LEASES, KEYS = 0, 1
-"""The sections of a compaction, in their order: whether a key lives depends on its lease."""
+MARKS, LEASES, KEYS = 0, 1, 2
+"""The sections of a compaction, in their order: whether a key lives depends on its lease, and both on which records
+are repeats, which some engines leave to the reader (`dynlog.dedupe`)."""
 
 Fact = Put | Create | Update | Delete | Purge | Lapse | Barrier | Grant | Beat | Revoke | Expire | Picture
 _SHAPES: dict[int, tuple[type[Any], tuple[type, ...], bool, bool]] = {
@@ -223,7 +224,7 @@ def check_fact(fact: Fact) -> None:
             _check_lease(lease)
         case Picture(start, section, after, upto, _, _):
             _check_number("start", start)
-            if section not in (LEASES, KEYS) or (upto and upto <= after):
+            if section not in (MARKS, LEASES, KEYS) or (upto and upto <= after):
                 raise MalformedRecord(f"a picture of section {section} from {after!r} to {upto!r}")
         case _:
             pass

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from dynlog.errors import SnapshotCorrupt
 from dynlog.kv.fold import KvFold, Verdict
-from dynlog.kv.pictures import FIRST, behind, next_pictures
+from dynlog.kv.pictures import FIRST, Place, behind, next_pictures
+from dynlog.kv.records import KEYS as KEYS_SECTION
 from dynlog.kv.records import Beat, Create, Delete, Expire, Fact, Grant, Lapse, Purge, Put, Revoke, Update
 from dynlog.kv.rows import Op
 from dynlog.projection import Projection
@@ -122,14 +123,32 @@ def test_a_fold_that_begins_in_the_middle_is_not_complete_before_a_compaction_ha
     for number in range(5):
         log.append(Put(f"k{number}", b"v"))
     start = log.end
-    place = FIRST
+    place: Place | None = FIRST
     while place is not None:
         assert not log.folded_from(start).complete
         (picture,) = next_pictures(log.fold, start, place, 150)
         log.append(picture)
-        place = behind(picture)  # type: ignore[assignment]
+        place = behind(picture)
     assert log.folded_from(start).complete
     assert not log.folded_from(start + 1).complete
+
+
+def test_pictures_of_one_range_between_which_somebody_wrote_do_not_count() -> None:
+    log = ListLog(3)
+    for value in (b"1" * 60, b"2" * 60, b"3" * 60):
+        log.append(Put("k", value))
+    start = log.end
+    first, *_ = next_pictures(log.fold, start, Place(KEYS_SECTION, ""), 70)
+    assert first.more
+    log.append(first)
+    log.append(Put("k", b"4"))
+    place: Place | None = FIRST
+    while place is not None:
+        pictures = next_pictures(log.fold, start, place, 70)
+        for picture in pictures:
+            log.append(picture)
+        place = behind(pictures[-1])
+    assert seen(log.folded_from(start)) == seen(log.fold)
 
 
 def verdicts(*facts: Fact) -> list[Verdict]:

@@ -39,7 +39,7 @@ def test_what_is_written_is_read_back(fact: Fact | None) -> None:
         Beat("p", ("",)),
         Beat("p", ("l",) * 4097),
         Revoke(""),
-        Picture(0, 2, "", "", False, b""),
+        Picture(0, 3, "", "", False, b""),
         Picture(0, 1, "b", "a", False, b""),
     ],
 )
