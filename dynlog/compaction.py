@@ -1,0 +1,310 @@
+"""Compaction moves what is still needed to the end of the log and truncates below: fold(compact(log)) == fold(log).
+
+* **Nothing is ever taken out of the middle.**  A reader that is behind is told (OffsetTruncated) or sees everything; it
+  is never silently robbed of a tombstone.
+* **A record is moved only while it is the newest**: it is appended with ``expect``, so between what was decided and
+  where it comes to lie there is nothing.
+* **Truncation never passes a holder**; what lies from the slowest one on stays as it is and is not moved.
+* **Killed anywhere, it leaves a log that folds to the same state** (some records are there twice), and the next run
+  completes it.
+
+Readers that saw the originals get moved records again, as ordinary records at new offsets; the header ``dynlog-moved``
+(`dynlog.keeper`) tells who wants to know.  A moved record keeps key, headers, parts, control and the producer's time;
+it has no mark, and a log time of its own.
+
+Where marks are left to the reader (Kafka), a repeat or a zombie's record that was *dropped* has to go together with
+what it repeats, or a reader that begins between the two would take it for new: so the log then begins above it.  One
+that arrives only after a compaction, a repeat of what that moved, is taken for new by whoever begins to read after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from dynlog.batch import Position, StoredRecord
+from dynlog.codec import encoded_bound
+from dynlog.dedupe import DedupeTable
+from dynlog.errors import (
+    BatchTooLarge,
+    ConfigurationError,
+    DeadlineExceeded,
+    OffsetConflict,
+    OffsetTruncated,
+    OutcomeUnknown,
+    PartitionNotFound,
+)
+from dynlog.group_topic import is_internal
+from dynlog.keeper import MOVED, MOVED_TIME, Keeper, KeyedLatest
+from dynlog.log import Log
+from dynlog.record import Record
+from dynlog.timing import Backoff, Deadline
+from dynlog.topics import PartitionState, Retention, Topic
+
+MIN_DIRTY = 0.5
+TIMEOUT_S = 600.0
+CHUNK_BYTES = 256 << 10
+CHUNK_RECORDS = 1_000
+READ_BYTES = 1 << 20
+APPEND_S = 15.0
+REPEATS = "repeats"
+"""Stands among what blocks a compaction: dropped records above the slowest holder."""
+KEPT_BY_THEMSELVES = ("dynlog.kv",)
+"""Labels of topics whose records do more than replace one another: `KeyedLatest` would lose some."""
+_PAUSES = Backoff(first=0.002, most=0.5)
+_HEADER_BYTES = 2 * (10 + 20) + 4 * (len(MOVED) + len(MOVED_TIME))
+
+Progress = Callable[[int, int], None]
+"""Hears how many records were read and moved, and how many there will be about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compaction:
+    """What a compaction did, or would do: ``records`` there were, of which ``removable`` lay below ``start``, where the
+    log was to begin; ``moved`` of them had to be appended anew.
+
+    ``dirty`` is the share of records that went (``removable - moved``), or would go.  ``earliest`` is where the
+    partition begins now; ``blocked_by`` names the holders that kept it from beginning at the end.
+    """
+
+    topic: str
+    partition: int
+    done: bool
+    records: int
+    records_after: int
+    removable: int
+    moved: int
+    dirty: float
+    bytes: int
+    bytes_after: int
+    start: int
+    earliest: int
+    blocked_by: tuple[str, ...]
+    conflicts: int = 0
+
+
+async def compact(
+    log: Log,
+    topic: str,
+    partition: int = 0,
+    *,
+    keeper: Callable[[], Keeper] = KeyedLatest,
+    min_dirty: float = MIN_DIRTY,
+    force: bool = False,
+    dry_run: bool = False,
+    timeout: float = TIMEOUT_S,
+    progress: Progress | None = None,
+) -> Compaction:
+    """Compacts a partition, if at least ``min_dirty`` of its records would go (or with ``force``, if any would).
+
+    May be cancelled anywhere and run by several at once: whatever is left is a log of the same state.  Memory holds
+    what the keeper holds and one append.  Raises TopicNotFound, PartitionNotFound; ConfigurationError for a topic with
+    a retention (moved records would be young again) or one whose records forbid it; BatchTooLarge for a record that
+    fills an append to the brim; DeadlineExceeded after ``timeout`` seconds; what `Log.read` and `Log.append` raise.
+    """
+    deadline = Deadline(timeout)
+    info = await log.topic(topic)
+    _check(info, partition, keeper)
+    try:
+        async with asyncio.timeout(timeout):
+            while True:
+                with suppress(OffsetTruncated):  # somebody else truncated what was still to be read: from the new start
+                    before = (await log.partitions(topic))[partition]
+                    compactor = _Compactor(log, info, before, keeper(), deadline, progress)
+                    return await compactor.run(0.0 if force else min_dirty, dry_run)
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"topic {topic!r}, partition {partition} was not compacted within {timeout:g} s: it is as sound as before, "
+            "with some records twice; compact it again with more time"
+        ) from None
+
+
+def _check(topic: Topic, partition: int, keeper: Callable[[], Keeper]) -> None:
+    """Raises ConfigurationError for a topic that must not be compacted so."""
+    if not 0 <= partition < topic.partitions:
+        raise PartitionNotFound(
+            f"the topic has partitions 0 to {topic.partitions - 1}", topic=topic.name, partition=partition
+        )
+    if topic.retention != Retention():
+        raise ConfigurationError(
+            f"topic {topic.name!r} has a retention, and records that were moved would be young again: a topic is "
+            "either compacted or kept for a time"
+        )
+    if is_internal(topic):
+        raise ConfigurationError(f"topic {topic.name!r} is a consumer group's own, which keeps itself short")
+    if keeper is KeyedLatest and (own := [label for label in KEPT_BY_THEMSELVES if label in topic.labels]):
+        raise ConfigurationError(
+            f"topic {topic.name!r} has the label {own[0]}: its records do more than replace one another, so it is "
+            "compacted by its own keeper only"
+        )
+
+
+class _Compactor:
+    """One run over one partition."""
+
+    def __init__(
+        self, log: Log, topic: Topic, before: PartitionState, keeper: Keeper, deadline: Deadline,
+        progress: Progress | None,
+    ) -> None:  # fmt: skip
+        self._log = log
+        self._before = before
+        self._next = Position(topic.name, topic.incarnation, before.partition, before.earliest)
+        self._keeper = keeper
+        self._deadline = deadline
+        self._progress = progress
+        self._table = None if log.capabilities.checks_marks else DedupeTable()
+        self._dropped = -1  # offset of the last record that no reader of everything takes
+        self._counts = _Counts()
+        self._expected = before.end - before.earliest
+        self._moved = self._conflicts = 0
+
+    async def run(self, min_dirty: float, dry_run: bool) -> Compaction:
+        limit, blockers = await self._held()
+        await self._fold_on()
+        records, end = self._counts.total, self._next.offset
+        start = min(limit, end)
+        if self._dropped >= start:
+            start, blockers = self._before.earliest, (*blockers, REPEATS)
+        removable = self._counts.below(start)
+        planned = self._keeper.begin(start) if removable else 0
+        dirty = max(removable - planned, 0) / records if records else 0.0
+        plan = Compaction(
+            self._next.topic, self._before.partition, False, records, records, removable, planned, dirty,
+            self._before.bytes, self._before.bytes, start, self._before.earliest, blockers,
+        )  # fmt: skip
+        if dry_run or removable <= planned or dirty < min_dirty:
+            return plan
+        self._expected = records + 2 * planned
+        await self._move()
+        while self._dropped >= start and self._next.offset <= limit:  # one arrived meanwhile: it has to go, too
+            start = self._next.offset
+            self._keeper.begin(start)
+            await self._move()
+        if self._dropped >= start:
+            start, plan = plan.earliest, replace(plan, blocked_by=(*blockers, REPEATS))
+        return await self._truncate(plan, start)
+
+    async def _held(self) -> tuple[int, tuple[str, ...]]:
+        """How far the holders let the partition be truncated, and who they are that hold it below its end."""
+        number, end = self._before.partition, self._before.end
+        held = {
+            state.holder.name: state.holder.positions[number]
+            for state in await self._log.holders(self._next.topic)
+            if not state.expired and state.holder.positions.get(number, end) < end
+        }
+        return (min(held.values()) if held else 1 << 62), tuple(sorted(held))
+
+    async def _fold_on(self) -> None:
+        """Folds everything that there is; afterwards ``_next`` is the end."""
+        while True:
+            batch = await self._log.read(self._next, max_bytes=READ_BYTES)
+            kept = batch if self._table is None else self._table.filter(batch)
+            if len(kept) < len(batch):
+                self._dropped = max(set(batch.offsets).difference(kept.offsets))
+            self._keeper.apply(kept)
+            self._counts.add(batch.offsets)
+            self._next = batch.next_position
+            self._tell()
+            if batch.next_offset >= batch.end_offset:
+                return
+
+    async def _move(self) -> None:
+        while await self._keeper.prepare(self._fetch):
+            pauses = iter(_PAUSES)
+            while True:
+                await self._fold_on()
+                records = self._keeper.make()
+                if not records:
+                    break
+                try:
+                    await self._append(records)
+                except OffsetConflict:
+                    self._conflicts += 1
+                except OutcomeUnknown:  # folding on tells
+                    pass
+                else:
+                    self._moved += len(records)
+                    pauses = iter(_PAUSES)
+                    continue
+                await asyncio.sleep(next(pauses))
+
+    async def _append(self, records: Sequence[Record]) -> None:
+        try:
+            await self._log.append(
+                self._next.topic, self._next.partition, records, expect=self._next.offset,
+                timeout=min(APPEND_S, max(self._deadline.remaining, 0.001)),
+            )  # fmt: skip
+        except BatchTooLarge as error:
+            raise BatchTooLarge(
+                f"a record so large that with the header that says where it comes from it fits no append: {error}; the "
+                "topic cannot be compacted while it is there",
+                topic=self._next.topic, partition=self._next.partition,
+            ) from None  # fmt: skip
+
+    async def _fetch(self, offsets: Sequence[int], at: int) -> tuple[list[StoredRecord], int]:
+        """See `dynlog.keeper.Fetch`."""
+        found: list[StoredRecord] = []
+        size = 0
+        while at < len(offsets):
+            batch = await self._log.read(self._next._replace(offset=offsets[at]), max_bytes=CHUNK_BYTES)
+            until = max(bisect_left(offsets, batch.next_offset, at), at + 1)
+            wanted = set(offsets[at:until])
+            for stored in batch.select([i for i, offset in enumerate(batch.offsets) if offset in wanted]):
+                size += encoded_bound(stored.record) + _HEADER_BYTES
+                if found and (size > CHUNK_BYTES or len(found) == CHUNK_RECORDS):
+                    return found, bisect_left(offsets, stored.offset, at)
+                found.append(stored)
+            at = until
+        return found, at
+
+    async def _truncate(self, plan: Compaction, start: int) -> Compaction:
+        """The last step, and what came of it all."""
+        done = await self._log.truncate(plan.topic, plan.partition, start)
+        after = (await self._log.partitions(plan.topic))[plan.partition]
+        gone = self._counts.below(done.earliest)
+        return replace(
+            plan,
+            done=done.earliest == start > plan.earliest,
+            records_after=self._counts.total - gone,
+            removable=gone,
+            moved=self._moved,
+            dirty=max(gone - self._moved, 0) / plan.records,
+            bytes_after=after.bytes,
+            start=start,
+            earliest=done.earliest,
+            blocked_by=tuple(sorted({*plan.blocked_by, *done.blocked_by})),
+            conflicts=self._conflicts,
+        )
+
+    def _tell(self) -> None:
+        if self._progress is not None:
+            done = self._counts.total + self._moved
+            self._progress(done, max(self._expected, done))
+
+
+class _Counts:
+    """How many records lie below an offset; exact but for holes within one read."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._firsts = array("q")
+        self._before = array("q")
+
+    def add(self, offsets: Sequence[int]) -> None:
+        """The records of one read."""
+        if len(offsets):
+            self._firsts.append(offsets[0])
+            self._before.append(self.total)
+            self.total += len(offsets)
+
+    def below(self, offset: int) -> int:
+        """How many of them lie below."""
+        at = bisect_left(self._firsts, offset) - 1
+        if at < 0:
+            return 0
+        after = self._before[at + 1] if at + 1 < len(self._before) else self.total
+        return min(self._before[at] + offset - self._firsts[at], after)
