@@ -2,3 +2,35 @@
 
 `records` says what is written, `fold` what follows from it; everything else brings the two together.
 """
+
+from dynlog.kv.bucket import Bucket, BucketStatus
+from dynlog.kv.compaction import Compacted, CompactionPolicy
+from dynlog.kv.fold import KvFold, Outcome, Verdict
+from dynlog.kv.lease_fold import Lease
+from dynlog.kv.rows import Entry, Op
+from dynlog.kv.settings import BucketSettings
+from dynlog.kv.store import BucketInfo, KeyValue, open_kv
+from dynlog.kv.watch import Changed, Event, Present, Ready, Resync, Watch
+
+__all__ = [
+    "Bucket",
+    "BucketInfo",
+    "BucketSettings",
+    "BucketStatus",
+    "Changed",
+    "Compacted",
+    "CompactionPolicy",
+    "Entry",
+    "Event",
+    "KeyValue",
+    "KvFold",
+    "Lease",
+    "Op",
+    "Outcome",
+    "Present",
+    "Ready",
+    "Resync",
+    "Verdict",
+    "Watch",
+    "open_kv",
+]

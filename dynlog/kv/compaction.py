@@ -1,0 +1,119 @@
+"""Compacting a bucket: the truth is written anew at the end, range by range, then what lies below is cut off.
+
+* **Nothing of the state changes**: revisions, creation, history, log times, leases and their heartbeats stay; whoever
+  folds the bucket from its beginning, and whoever begins where the compaction began, know the same.
+* Each range is appended with ``expect=`` the place that it is true of: whoever writes meanwhile is never overruled.
+* **Truncation never passes a holder**: a reader that is behind is told with OffsetTruncated, not robbed.
+* A compaction that is killed, or two at once, do no harm.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from dynlog.errors import ConfigurationError, OffsetConflict, OffsetTruncated
+from dynlog.kv.follower import Follower
+from dynlog.kv.pictures import FIRST, Place, behind, next_pictures
+from dynlog.kv.records import to_record
+from dynlog.kv.settings import OVERHEAD_BYTES
+from dynlog.kv.writer import Writer
+from dynlog.log import Log
+from dynlog.timing import Deadline
+from dynlog.topics import Truncation
+
+PICTURE_BYTES = 512 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class CompactionPolicy:
+    """A bucket is compacted once at least ``min_records`` came since the last time and they are more than ``dirty`` of
+    all that a reader has to fold.  It is looked at every ``every_s`` seconds."""
+
+    min_records: int = 10_000
+    dirty: float = 0.5
+    every_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.min_records < 1 or not 0 < self.dirty < 1 or self.every_s <= 0:
+            raise ConfigurationError(f"{self}: at least one record, a ratio between 0 and 1, a time above zero")
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """What a compaction did: ``pictures`` were appended, ``conflicts`` were lost to writers, then it truncated."""
+
+    start: int
+    pictures: int
+    bytes: int
+    conflicts: int
+    truncation: Truncation
+
+
+def dirtiness(follower: Follower, earliest: int) -> tuple[int, float]:
+    """(records since the last compaction, their share of all that a reader would fold)."""
+    fold = follower.fold
+    since = max(follower.offset - max(earliest, fold.dirty_from), 0)
+    needed = fold.rows + len(fold.leases)
+    return since, since / (since + needed) if since else 0.0
+
+
+class Compactor:
+    """Compacts one bucket."""
+
+    def __init__(self, log: Log, follower: Follower, writer: Writer) -> None:
+        self._log, self._follower, self._writer = log, follower, writer
+        self._topic = follower.topic.name
+        self._most = min(PICTURE_BYTES, (log.capabilities.max_batch_bytes - OVERHEAD_BYTES))
+
+    async def run(self, timeout: float) -> Compacted:
+        """Compacts now; raises DeadlineExceeded if others write so much that it does not get through."""
+        deadline = Deadline(timeout)
+        await self._writer.barrier(deadline.remaining)
+        start, place = self._follower.offset, FIRST
+        pictures = size = conflicts = 0
+        while place is not None:
+            deadline.check(f"compacting {self._topic}")
+            try:
+                async with self._writer.turn:
+                    behind_it, count, written = await self._write_range(start, place, deadline)
+            except OffsetConflict:
+                conflicts += 1
+                # The barrier brings us behind whatever came between, and behind holes.
+                await self._writer.barrier(deadline.remaining)
+                continue
+            place = behind_it  # type: ignore[assignment]
+            pictures, size = pictures + count, size + written
+        return Compacted(start, pictures, size, conflicts, await self.truncate(start, deadline.remaining))
+
+    async def _write_range(self, start: int, place: Place, deadline: Deadline) -> tuple[Place | None, int, int]:
+        follower = self._follower
+        found = next_pictures(follower.fold, start, place, self._most, follower.marks())
+        for picture in found:
+            record = to_record(picture)
+            appended = await self._log.append(
+                self._topic, 0, [record], expect=follower.offset, timeout=deadline.remaining
+            )
+            follower.take_own(appended, [record])
+            await follower.reached(appended.offsets[0] + 1, deadline)
+        return behind(found[-1]), len(found), sum(len(picture.body) for picture in found)
+
+    async def truncate(self, before: int, timeout: float) -> Truncation:
+        """Cuts off what lies below the start of the newest compaction, as far as holders let it."""
+        await self._follower.hold()
+        return await self._log.truncate(self._topic, 0, before, timeout=timeout)
+
+    async def tidy(self, policy: CompactionPolicy, timeout: float) -> Compacted | None:
+        """Compacts if it is worth it, and cuts off what a holder had kept the last time."""
+        state = (await self._log.partitions(self._topic))[0]
+        since, share = dirtiness(self._follower, state.earliest)
+        # Of several processes that see the same, mostly one begins: the others see what it has written.
+        if since >= policy.min_records * random.uniform(1.0, 1.2) and share > policy.dirty:
+            return await self.run(timeout)
+        compacted = self._follower.fold.compacted
+        if compacted > state.earliest:
+            try:
+                await self.truncate(compacted, timeout)
+            except OffsetTruncated:
+                return None
+        return None

@@ -1,0 +1,317 @@
+"""A bucket's state in this process: it follows the log, and whoever wrote learns from it what came of it.
+
+* **Everything is folded once, in the order of the log.**  What this process appends it folds itself as soon as the
+  append is acknowledged, if nothing of others lies in between; it need not be read back.
+* A write's outcome belongs to its *mark*, so it is found wherever in the log a retried append came to lie.
+* When the log cannot be read the state stays, is called stale, and goes on by itself.  When its place in the log is
+  gone it is rebuilt and every watcher is told.  When the bucket is gone, everybody is told which.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Callable, Sequence
+
+from dynlog.batch import Batch, Position
+from dynlog.codec import Columns, mark_runs
+from dynlog.errors import (
+    BucketNotFound,
+    Closed,
+    DeadlineExceeded,
+    DynlogError,
+    LogDiverged,
+    OffsetTruncated,
+    OutcomeUnknown,
+    TopicNotFound,
+)
+from dynlog.holding import Changes
+from dynlog.kv.fold import KvFold, Outcome
+from dynlog.kv.opening import Opened, Opening, Progress
+from dynlog.kv.recent import Recent
+from dynlog.kv.rows import Row
+from dynlog.kv.settings import BucketSettings, bucket_of
+from dynlog.live import PASSING
+from dynlog.log import Log
+from dynlog.record import Record
+from dynlog.replay import DEDUPE_SECTION, HEARTBEAT_S, STATE_SECTION, release_quietly
+from dynlog.snapshot_writer import Picture
+from dynlog.snapshots import Snapshots
+from dynlog.timing import Backoff, Clock, Deadline
+from dynlog.topics import Appended, Topic
+
+logger = logging.getLogger(__name__)
+READ_WAIT_S = 20.0
+SLICE = 256
+"""So many records are folded before the event loop has a turn: about a millisecond."""
+Mine = tuple[int, int]
+"""(epoch, sequence) of a record of this process."""
+
+
+class Follower:
+    """The state of one bucket, up to date; `start` before anything else, `end` after everything."""
+
+    def __init__(
+        self,
+        log: Log,
+        topic: Topic,
+        settings: BucketSettings,
+        *,
+        snapshots: Snapshots | None,
+        clock: Clock,
+        progress: Progress | None = None,
+    ) -> None:
+        self.bucket = bucket_of(topic)
+        self.topic = topic
+        self._log, self._clock = log, clock
+        self._holder = f"kv:{uuid.uuid4().hex[:12]}"
+        self._opening = Opening(log, topic, settings.history, self._holder, snapshots=snapshots, progress=progress)
+        self.producer_id = f"kv-{uuid.uuid4().hex}"
+        self.waiting: dict[Mine, asyncio.Future[Outcome]] = {}
+        """Whoever waits for what came of a record of this process."""
+        self.listeners: list[Callable[[Sequence[tuple[str, Row]]], None]] = []
+        """Called with changes as they come; must not raise."""
+        self.on_rebuilt: list[Callable[[str], None]] = []
+        self.changes = Changes()
+        self.failure: DynlogError | None = None
+        self.stale_since_ms: int | None = None
+        self.error: DynlogError | None = None
+        self.noted: Callable[[int, int], None] = _nothing
+        self._tasks: list[asyncio.Task[None]] = []
+        self._changed: list[tuple[str, Row]] = []
+        self._folding = False  # a batch that was read is being folded, with turns for others in between
+
+    async def start(self) -> None:
+        """Rebuilds the state and begins to follow; raises what `Opening.run` raises."""
+        self._take_over(await self._opening.run())
+        self._tasks = [
+            asyncio.create_task(self._run(), name=f"dynlog-kv-{self.bucket}"),
+            asyncio.create_task(self._heartbeats(), name=f"dynlog-kv-{self.bucket}-beat"),
+        ]
+
+    async def end(self) -> None:
+        """Stops following; whoever waits gets Closed."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.fail(Closed(f"bucket {self.bucket!r} was closed"))
+        await release_quietly(self._log, self.topic.name, self._holder)
+
+    def _take_over(self, opened: Opened) -> None:
+        self.fold: KvFold = opened.fold
+        self.recent: Recent = opened.recent
+        self.offset = opened.offset
+        self.started_from = opened.started_from
+        self._dedupe = opened.dedupe
+        self._changed = self.fold.changed = []
+
+    # For whoever asks
+
+    @property
+    def position(self) -> Position:
+        """Where the log is read next."""
+        return Position(self.topic.name, self.topic.incarnation, 0, self.offset)
+
+    def check(self) -> None:
+        """Raises why there is nothing more to come, if that is so."""
+        if self.failure is not None:
+            raise self.failure
+
+    async def reached(self, offset: int, deadline: Deadline) -> None:
+        """Returns once everything below ``offset`` is folded; raises DeadlineExceeded."""
+        try:
+            async with asyncio.timeout(deadline.remaining):
+                while self.offset < offset:
+                    self.check()
+                    await self.changes.beyond(self.changes.count)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"bucket {self.bucket!r} was followed to {self.offset} instead of {offset} in the time given"
+                + (f"; last error: {self.error}" if self.error else "")
+            ) from None
+
+    async def picture(self) -> Picture:
+        """The state now, for a snapshot."""
+        sections = {STATE_SECTION: self.fold.snapshot()}
+        if self._dedupe is not None:
+            sections[DEDUPE_SECTION] = self._dedupe.snapshot()
+        return Picture(sections, self.fold.schema, {0: self.position})
+
+    def marks(self) -> list[bytes]:
+        """What is known of marks now, for a compaction; nothing where the engine checks them."""
+        return [] if self._dedupe is None else list(self._dedupe.snapshot())
+
+    async def hold(self) -> None:
+        """Lets the log be truncated up to where the state stands."""
+        await self._opening.hold(self.offset)
+
+    # What comes
+
+    def take_own(self, appended: Appended, records: Sequence[Record]) -> None:
+        """Folds what this process has just appended, if it is next in the log; else it comes by the reader."""
+        offsets = appended.offsets
+        if offsets[0] != self.offset or appended.duplicates or self._folding or self.failure is not None:
+            return
+        if self._dedupe is not None:
+            batch = self._dedupe.filter(self._as_batch(appended, records))
+            self._take(batch, 0, len(batch), self._mine(batch))
+        else:
+            fold, time_ms = self.fold, appended.log_time_ms
+            for offset, record in zip(offsets, records, strict=True):
+                outcome = fold.take(offset, time_ms, record.key, record.parts)  # type: ignore[arg-type]
+                if record.mark is not None and record.mark.producer_id == self.producer_id:
+                    self._resolve((record.mark.epoch, record.mark.sequence), outcome)
+        self.offset = offsets[-1] + 1
+        self._tell()
+
+    def _as_batch(self, appended: Appended, records: Sequence[Record]) -> Batch:
+        columns = Columns(
+            [record.key for record in records],
+            [[bytes(part) for part in record.parts] for record in records],
+            None,
+            None,
+            None,
+            mark_runs([record.mark for record in records]),
+        )
+        end, times = appended.offsets[-1] + 1, [appended.log_time_ms] * len(records)
+        return Batch(self.topic.name, self.topic.incarnation, 0, appended.offsets, times, columns, end, end)
+
+    def _mine(self, batch: Batch) -> dict[int, Mine]:
+        mine: dict[int, Mine] = {}
+        for run in batch.marks:
+            if run.producer_id == self.producer_id:
+                mine |= {run.start + i: (run.epoch, run.sequence + i) for i in range(run.length)}
+        return mine
+
+    def _take(self, batch: Batch, start: int, stop: int, mine: dict[int, Mine]) -> None:
+        fold, keys, bodies = self.fold, batch.keys, batch.bodies
+        for index in range(start, min(stop, len(batch))):
+            offset = batch.offsets[index]
+            if offset < fold.next:
+                continue  # folded when it was appended
+            outcome = fold.take(offset, batch.log_times[index], keys[index], bodies[index])
+            if mine and index in mine:
+                self._resolve(mine[index], outcome)
+            self.offset = offset + 1
+
+    def _resolve(self, mine: Mine, outcome: Outcome) -> None:
+        future = self.waiting.pop(mine, None)
+        if future is not None and not future.done():
+            future.set_result(outcome)
+
+    def _tell(self) -> None:
+        if self._changed:
+            self.recent.add(self._changed)
+            for listener in self.listeners:
+                listener(self._changed)
+            self._changed.clear()
+        self.changes.notify()
+
+    # The tasks behind it
+
+    async def _run(self) -> None:
+        pauses = iter(Backoff())
+        while self.failure is None:
+            try:
+                await self._follow_once()
+                pauses = iter(Backoff())
+                continue
+            except OffsetTruncated as error:
+                logger.warning("bucket %s: %s; rebuilding", self.bucket, error)
+                try:
+                    await self._rebuild(str(error))
+                    continue
+                except DynlogError as again:
+                    self._note(again)
+            except (LogDiverged, TopicNotFound) as error:
+                await self._judge(error)
+            except DynlogError as error:
+                self._note(error)
+            except Exception as error:  # a fold must not raise; if it does, nobody is to wait for ever because of it
+                logger.exception("bucket %s: the fold failed", self.bucket)
+                self.fail(DynlogError(f"the fold of bucket {self.bucket!r} failed: {error!r}"))
+            if self.failure is None:
+                await asyncio.sleep(next(pauses))
+
+    async def _follow_once(self) -> None:
+        batch = await self._log.read(self.position, wait=READ_WAIT_S)
+        if self.stale_since_ms is not None:
+            logger.warning("bucket %s: following again", self.bucket)
+        self.stale_since_ms = self.error = None
+        if batch.next_offset <= self.offset:
+            return
+        fresh = batch if self._dedupe is None else self._dedupe.filter(batch)
+        mine = self._mine(fresh)
+        self._folding = True
+        try:
+            for start in range(0, len(fresh), SLICE):
+                if start:
+                    await asyncio.sleep(0)
+                self._take(fresh, start, start + SLICE, mine)
+                self._tell()
+        finally:
+            self._folding = False
+        if batch.next_offset > self.offset:
+            self.offset = batch.next_offset
+            self._tell()
+        self.noted(len(batch), sum(len(part) for body in batch.bodies for part in body))
+
+    async def _rebuild(self, reason: str) -> None:
+        opened = await self._opening.run()
+        self._take_over(opened)
+        lost, self.waiting = self.waiting, {}
+        for future in lost.values():  # whether it won lay in what is truncated now
+            if not future.done():
+                future.set_exception(OutcomeUnknown(f"what came of it is lost: {reason}", topic=self.topic.name))
+        for tell in self.on_rebuilt:
+            tell(reason)
+        self.changes.notify()
+
+    async def _judge(self, error: DynlogError) -> None:
+        """What it means that the topic is not what it was."""
+        try:
+            now = await self._log.topic(self.topic.name)
+        except TopicNotFound:
+            self.fail(BucketNotFound("it was deleted while it was in use", bucket=self.bucket))
+        except DynlogError as other:
+            self._note(other)
+        else:
+            if now.incarnation != self.topic.incarnation:
+                self.fail(BucketNotFound("it was deleted and created anew: open it again", bucket=self.bucket))
+            else:  # the log lost its tail, or was restored from a backup
+                self.fail(error)
+
+    def fail(self, error: DynlogError) -> None:
+        """There is nothing more to come: everybody is told why."""
+        if self.failure is not None:
+            return
+        self.failure = error
+        waiting, self.waiting = self.waiting, {}
+        for future in waiting.values():
+            if not future.done():
+                future.set_exception(error)
+        self.changes.notify()
+        for tell in self.on_rebuilt:
+            tell(str(error))
+
+    async def _heartbeats(self) -> None:
+        """Keeps the log from being truncated under the state."""
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            try:
+                await self.hold()
+            except DynlogError as error:  # following meets the same trouble and deals with it
+                logger.warning("bucket %s: no heartbeat: %s", self.bucket, error)
+
+    def _note(self, error: DynlogError) -> None:
+        self.error = error
+        if self.stale_since_ms is None:
+            self.stale_since_ms = self._clock.time_ms()
+            passing = "" if isinstance(error, PASSING) else " (this does not pass by itself)"
+            logger.warning("bucket %s: stale%s: %s", self.bucket, passing, error)
+
+
+def _nothing(records: int, size: int) -> None:
+    return

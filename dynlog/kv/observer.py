@@ -1,0 +1,62 @@
+"""Values whose time is over: any process that has the bucket open says so, and the fold decides by log time.
+
+An observer's clock only decides when it *asks*: a Lapse that comes too early by log time is void.  So a clock that
+jumps can make a value stay a little longer than its time, never shorter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+
+from dynlog.errors import DynlogError
+from dynlog.kv.fold import Verdict
+from dynlog.kv.follower import Follower
+from dynlog.kv.writer import Writer
+from dynlog.timing import Clock
+
+logger = logging.getLogger(__name__)
+LOOK_S = 1.0
+"""At the latest so often is the clock looked at while a value has a time to live."""
+JITTER_S = 0.1
+"""Of several observers mostly one speaks: the others see that it is said."""
+AT_ONCE = 1000
+SAY_S = 30.0
+
+
+class Observer:
+    """Watches the times of one bucket's values."""
+
+    def __init__(self, follower: Follower, writer: Writer, clock: Clock) -> None:
+        self._follower, self._writer, self._clock = follower, writer, clock
+        self._skew_ms = 0  # log time minus our clock, once an expiry of ours came too early
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        while self._follower.failure is None:
+            seen = self._follower.changes.count
+            due = self._follower.fold.next_due_ms()
+            if due is None:
+                await self._follower.changes.beyond(seen)
+                continue
+            wait = (due - self._now_ms()) / 1000
+            if wait > 0:
+                await asyncio.sleep(min(wait + 0.002, LOOK_S))
+                continue
+            await asyncio.sleep(random.uniform(0, JITTER_S))
+            try:
+                await self._say()
+            except DynlogError as error:  # the next look is the repetition
+                logger.warning("bucket %s: an expiry was not said: %s", self._follower.bucket, error)
+                await asyncio.sleep(LOOK_S)
+
+    def _now_ms(self) -> int:
+        return max(self._clock.time_ms() + self._skew_ms, self._follower.fold.time_ms)
+
+    async def _say(self) -> None:
+        lapses = self._follower.fold.due(self._now_ms(), AT_ONCE)
+        async with asyncio.TaskGroup() as tasks:  # they leave in one append
+            said = [tasks.create_task(self._writer.say(lapse, SAY_S)) for lapse in lapses]
+        if any(task.result().verdict is Verdict.VOID for task in said):
+            self._skew_ms = min(self._follower.fold.time_ms - self._clock.time_ms(), 0)

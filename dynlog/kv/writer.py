@@ -1,0 +1,233 @@
+"""How facts get into a bucket's log: in one lane, each once, and whoever said one learns what came of it.
+
+What is said while an append is under way goes into the next one (group commit, no linger).  Nothing overtakes an append
+whose outcome is unknown; it is retried under its marks behind whoever was cancelled, and if it is given up the epoch
+rises, so that a copy of it that is still on its way is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextlib import suppress
+from dataclasses import replace
+
+from dynlog.budget import Budget
+from dynlog.codec import encoded_bound
+from dynlog.delivery import DeliveryPolicy, deliver
+from dynlog.epoch import Epoch
+from dynlog.errors import (
+    BatchTooLarge,
+    BucketNotFound,
+    Closed,
+    DeadlineExceeded,
+    DynlogError,
+    OutcomeUnknown,
+    TopicNotFound,
+)
+from dynlog.kv.fold import Outcome
+from dynlog.kv.follower import Follower
+from dynlog.kv.records import Barrier, Fact, to_record
+from dynlog.log import Log
+from dynlog.record import Mark, Record
+
+MAX_PENDING_BYTES = 8 << 20
+MAX_FACTS = 4096
+"""So many facts go into one append at most: folding them is some milliseconds."""
+MARK_BYTES = 300
+
+
+class _Said:
+    """A fact on its way."""
+
+    __slots__ = ("future", "mark", "record", "sent", "size")
+
+    def __init__(self, record: Record, size: int) -> None:
+        self.record, self.size = record, size
+        self.future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.mark: Mark | None = None
+        self.sent = False
+
+
+class Writer:
+    """Says facts to one bucket."""
+
+    def __init__(self, log: Log, follower: Follower, policy: DeliveryPolicy) -> None:
+        self._log, self._follower, self._policy = log, follower, policy
+        self._topic = follower.topic.name
+        self._epoch = Epoch(log, follower.producer_id, policy, self._count_anew)
+        self._max_batch = log.capabilities.max_batch_bytes - MARK_BYTES
+        self._budget = Budget(MAX_PENDING_BYTES)
+        self._queue: deque[_Said] = deque()
+        self._barrier: _Said | None = None
+        self._sequence = 0
+        self._registered = False
+        self._closed = False
+        self._lane: asyncio.Task[None] | None = None
+        self.turn = asyncio.Lock()
+        """Held around each append; whoever else appends to the bucket from this process takes it."""
+
+    async def say(self, fact: Fact, timeout: float) -> Outcome:
+        """Appends the fact and returns what the fold made of it.
+
+        Raises MalformedRecord, BatchTooLarge, LogUnavailable, LogFull and DeadlineExceeded (nothing was written),
+        OutcomeUnknown (it may have been), Closed, BucketNotFound.
+        """
+        record = to_record(fact)
+        size = encoded_bound(record) + MARK_BYTES
+        if size > self._max_batch:
+            raise BatchTooLarge(
+                f"a record of up to {size} bytes is over the {self._max_batch} that one append may have: nothing was "
+                "written",
+                topic=self._topic,
+            )
+        said: _Said | None = None
+        try:
+            async with asyncio.timeout(timeout):
+                await self._budget.take(size)
+                said = self._enqueue(record, size)
+                return await said.future
+        except TimeoutError:
+            raise self._too_late(timeout, said) from None
+        except asyncio.CancelledError:
+            self._forget(said)
+            raise
+
+    async def barrier(self, timeout: float) -> Outcome:
+        """Returns once everything that was acknowledged before the call is folded; callers share an append."""
+        record = to_record(Barrier())
+        size = encoded_bound(record) + MARK_BYTES
+        try:
+            async with asyncio.timeout(timeout):
+                while (said := self._barrier) is None or said.sent or said.future.done():
+                    await self._budget.take(size)
+                    if self._barrier is said:  # nobody else said one while there was no room
+                        self._barrier = self._enqueue(record, size)
+                    else:
+                        self._budget.give(size)
+                return await asyncio.shield(said.future)
+        except TimeoutError:
+            raise DeadlineExceeded(f"bucket {self._follower.bucket!r}: no answer in {timeout:g} s") from None
+
+    def _enqueue(self, record: Record, size: int) -> _Said:
+        try:
+            self._check()
+        except DynlogError:
+            self._budget.give(size)
+            raise
+        said = _Said(record, size)
+        self._queue.append(said)
+        if self._lane is None:
+            self._lane = asyncio.create_task(self._run(), name=f"dynlog-kv-{self._follower.bucket}-writer")
+        return said
+
+    def _check(self) -> None:
+        if self._closed:
+            raise Closed(f"bucket {self._follower.bucket!r} was closed")
+        self._follower.check()
+
+    def _too_late(self, timeout: float, said: _Said | None) -> DynlogError:
+        bucket = self._follower.bucket
+        if said is None or not said.sent:
+            self._forget(said)
+            return DeadlineExceeded(f"bucket {bucket!r}: not written in {timeout:g} s, and it will not be")
+        return OutcomeUnknown(
+            f"no answer in {timeout:g} s: it may or may not have been written; read it (linearizable) to learn which",
+            topic=self._topic,
+        )
+
+    def _forget(self, said: _Said | None) -> None:
+        """Takes back what has not been sent."""
+        if said is not None and not said.sent:
+            with suppress(ValueError):
+                self._queue.remove(said)
+                self._budget.give(said.size)
+
+    async def close(self, timeout: float) -> None:
+        """Takes nothing more, and waits for what is under way."""
+        self._closed = True
+        lane = self._lane
+        if lane is not None:
+            await asyncio.wait([lane], timeout=timeout)
+            lane.cancel()
+            await asyncio.gather(lane, return_exceptions=True)
+        self._budget.close()
+
+    # The lane
+
+    async def _run(self) -> None:
+        batch: list[_Said] = []
+        try:
+            while self._queue:
+                async with self.turn:
+                    if not self._registered:
+                        await self._epoch.register()
+                        self._registered = True
+                    await self._epoch.enter()
+                    try:
+                        batch = self._next_batch()
+                        if batch:
+                            await self._append(batch)
+                    finally:
+                        self._epoch.leave()
+                batch = []
+        except asyncio.CancelledError:
+            unknown = OutcomeUnknown("the bucket was closed meanwhile", topic=self._topic)
+            self._fail(batch, unknown)
+            self._fail(self._queue, Closed(f"bucket {self._follower.bucket!r} was closed before it was written"))
+            raise
+        except DynlogError as error:  # no epoch
+            self._fail(self._queue, self._named(error))
+        except Exception as error:  # a defect; nobody is to wait for ever because of it
+            self._fail([*batch, *self._queue], OutcomeUnknown(f"the append failed: {error!r}", topic=self._topic))
+            raise
+        finally:
+            self._queue.clear()
+            self._lane = None
+
+    def _next_batch(self) -> list[_Said]:
+        batch: list[_Said] = []
+        size, waiting = 0, self._follower.waiting
+        while self._queue and len(batch) < MAX_FACTS and size + self._queue[0].size <= self._max_batch:
+            said = self._queue.popleft()
+            if said.future.done():  # cancelled in the same instant
+                self._budget.give(said.size)
+                continue
+            said.mark = Mark(self._follower.producer_id, self._epoch.number, self._sequence)
+            said.record = replace(said.record, mark=said.mark)
+            said.sent = True
+            self._sequence += 1
+            waiting[said.mark.epoch, said.mark.sequence] = said.future
+            batch.append(said)
+            size += said.size
+        return batch
+
+    async def _append(self, batch: list[_Said]) -> None:
+        records = [said.record for said in batch]
+        try:
+            done = await deliver(self._log, self._topic, 0, records, self._policy)
+        except DynlogError as error:
+            if isinstance(error, OutcomeUnknown):
+                self._epoch.give_up()
+            self._fail(batch, self._named(error))
+            return
+        for said in batch:
+            self._budget.give(said.size)
+        self._follower.take_own(done, records)
+
+    def _named(self, error: DynlogError) -> DynlogError:
+        if isinstance(error, TopicNotFound):
+            return BucketNotFound("it was deleted while it was in use", bucket=self._follower.bucket)
+        return error
+
+    def _fail(self, batch: list[_Said] | deque[_Said], error: DynlogError) -> None:
+        for said in batch:
+            self._budget.give(said.size)
+            if said.mark is not None:
+                self._follower.waiting.pop((said.mark.epoch, said.mark.sequence), None)
+            if not said.future.done():  # an outcome that was read in the log counts more than the lost answer
+                said.future.set_exception(error)
+                said.future.exception()  # nobody may be waiting any more
+
+    def _count_anew(self) -> None:
+        self._sequence = 0
