@@ -83,17 +83,17 @@ _Way = tuple[Operation, "_Way"] | None
 def _next(operations: Sequence[Operation], done: int) -> list[int]:
     """What may come next: whatever is not done and began before anything that is not done had ended."""
     found = []
-    index = (~done & (done + 1)).bit_length() - 1  # the first that is not done
     first_end: int | None = None
-    while index < len(operations):
+    left = ~done & ((1 << len(operations)) - 1)
+    while left:
+        index = (left & -left).bit_length() - 1
+        left &= left - 1
         operation = operations[index]
         if first_end is not None and operation.invoked > first_end:
             break
-        if not done >> index & 1:
-            found.append(index)
-            if operation.returned is not None and (first_end is None or operation.returned < first_end):
-                first_end = operation.returned
-        index += 1
+        found.append(index)
+        if operation.returned is not None and (first_end is None or operation.returned < first_end):
+            first_end = operation.returned
     return found
 
 
