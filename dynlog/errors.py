@@ -33,7 +33,8 @@
      │   ├─ KeyExists             a creation, and somebody was there before
      │   ├─ RevisionConflict      the key has another revision than the one that was named, or is gone
      │   ├─ EntryTooLarge         a key or value over the bucket's limits
-     │   └─ LeaseLost             the lease has ended: nothing can be bound to it, and its holder must stop
+     │   ├─ LeaseLost             the lease has ended: nothing can be bound to it, and its holder must stop
+     │   └─ EntityFenced          a later life of the same entity is there: this one must stop
      ├─ SourceError               (a foreign system that is read from, such as an etcd)
      │   ├─ SourceUnavailable     it cannot be reached now, or what it says is no answer; may pass by itself
      │   └─ SourceRefused         it wants another user, password, certificate or permission
@@ -259,6 +260,14 @@ class LeaseLost(KvError):
     def __init__(self, message: str, *, bucket: str, lease: str, key: str | None = None) -> None:
         super().__init__(message, bucket=bucket, key=key)
         self.lease = lease
+
+
+class EntityFenced(KvError):
+    """A later life of the same entity is there; ``incarnation`` is its number.  This one must stop."""
+
+    def __init__(self, message: str, *, bucket: str, key: str, incarnation: int) -> None:
+        super().__init__(message, bucket=bucket, key=key)
+        self.incarnation = incarnation
 
 
 class SourceError(DynlogError):
