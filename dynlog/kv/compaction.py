@@ -91,6 +91,7 @@ class Compactor:
         found = next_pictures(follower.fold, start, place, self._most, follower.marks())
         for picture in found:
             record = to_record(picture)
+            follower.appending()
             appended = await self._log.append(
                 self._topic, 0, [record], expect=follower.offset, timeout=deadline.remaining
             )

@@ -12,7 +12,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from dynlog.batch import Batch, Position
 from dynlog.codec import Columns, mark_runs
@@ -43,6 +45,9 @@ from dynlog.topics import Appended, Topic
 
 logger = logging.getLogger(__name__)
 READ_WAIT_S = 20.0
+QUIET_S = 0.005
+"""So long after an append of this process nothing is read: what others write meanwhile its next append would meet, and
+being woken for what it has just written itself would cost as much as the append."""
 SLICE = 256
 """So many records are folded before the event loop has a turn: about a millisecond."""
 Mine = tuple[int, int]
@@ -80,6 +85,8 @@ class Follower:
         self.noted: Callable[[int, int], None] = _nothing
         self._tasks: list[asyncio.Task[None]] = []
         self._changed: list[tuple[str, Row]] = []
+        self._own_at = 0.0  # when this process last began or ended an append
+        self._others = asyncio.Event()  # something of others is there to be read
         self._folding = False  # a batch that was read is being folded, with turns for others in between
 
     async def start(self) -> None:
@@ -149,10 +156,15 @@ class Follower:
 
     # What comes
 
+    def appending(self) -> None:
+        """This process is about to append."""
+        self._own_at = asyncio.get_running_loop().time()
+
     def take_own(self, appended: Appended, records: Sequence[Record]) -> None:
         """Folds what this process has just appended, if it is next in the log; else it comes by the reader."""
         offsets = appended.offsets
         if offsets[0] != self.offset or appended.duplicates or self._folding or self.failure is not None:
+            self._others.set()
             return
         if self._dedupe is not None:
             batch = self._dedupe.filter(self._as_batch(appended, records))
@@ -164,7 +176,12 @@ class Follower:
                 if record.mark is not None and record.mark.producer_id == self.producer_id:
                     self._resolve((record.mark.epoch, record.mark.sequence), outcome)
         self.offset = offsets[-1] + 1
+        if appended.end_offset > self.offset:
+            self._others.set()
+        self.appending()
         self._tell()
+        if self.noted is not _nothing:
+            self.noted(len(records), sum(len(part) for record in records for part in record.parts))
 
     def _as_batch(self, appended: Appended, records: Sequence[Record]) -> Batch:
         columns = Columns(
@@ -235,12 +252,23 @@ class Follower:
             if self.failure is None:
                 await asyncio.sleep(next(pauses))
 
+    async def _quiet(self) -> None:
+        """Returns once this process has not appended for a moment, or something of others is there."""
+        loop = asyncio.get_running_loop()
+        while (left := self._own_at + QUIET_S - loop.time()) > 0 and not self._others.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._others.wait()
+        self._others.clear()
+
     async def _follow_once(self) -> None:
+        await self._quiet()
         batch = await self._log.read(self.position, wait=READ_WAIT_S)
         if self.stale_since_ms is not None:
             logger.warning("bucket %s: following again", self.bucket)
         self.stale_since_ms = self.error = None
-        if batch.next_offset <= self.offset:
+        seen = self.offset
+        if batch.next_offset <= seen:
             return
         fresh = batch if self._dedupe is None else self._dedupe.filter(batch)
         mine = self._mine(fresh)
@@ -256,7 +284,8 @@ class Follower:
         if batch.next_offset > self.offset:
             self.offset = batch.next_offset
             self._tell()
-        self.noted(len(batch), sum(len(part) for body in batch.bodies for part in body))
+        fresh = fresh.slice(bisect_left(fresh.offsets, seen), len(fresh))
+        self.noted(len(fresh), sum(len(part) for body in fresh.bodies for part in body))
 
     async def _rebuild(self, reason: str) -> None:
         opened = await self._opening.run()

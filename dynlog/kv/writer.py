@@ -204,6 +204,7 @@ class Writer:
 
     async def _append(self, batch: list[_Said]) -> None:
         records = [said.record for said in batch]
+        self._follower.appending()
         try:
             done = await deliver(self._log, self._topic, 0, records, self._policy)
         except DynlogError as error:
