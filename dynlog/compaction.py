@@ -12,9 +12,10 @@ Readers that saw the originals get moved records again, as ordinary records at n
 (`dynlog.keeper`) tells who wants to know.  A moved record keeps key, headers, parts, control and the producer's time;
 it has no mark, and a log time of its own.
 
-Where marks are left to the reader (Kafka), a repeat or a zombie's record that was *dropped* has to go together with
-what it repeats, or a reader that begins between the two would take it for new: so the log then begins above it.  One
-that arrives only after a compaction, a repeat of what that moved, is taken for new by whoever begins to read after it.
+Where marks are left to the reader (Kafka), a repeat or a zombie's record that is *dropped* must not stay without what
+it repeats, or whoever begins to read between the two would take it for new.  So the log then begins above it, and
+marked records stay where they are for `REPEATS_S`; a repeat that comes later still is taken for new by whoever begins
+to read only then.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from __future__ import annotations
 import asyncio
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -42,7 +43,7 @@ from dynlog.group_topic import is_internal
 from dynlog.keeper import MOVED, MOVED_TIME, Keeper, KeyedLatest
 from dynlog.log import Log
 from dynlog.record import Record
-from dynlog.timing import Backoff, Deadline
+from dynlog.timing import SYSTEM_CLOCK, Backoff, Deadline
 from dynlog.topics import PartitionState, Retention, Topic
 
 MIN_DIRTY = 0.5
@@ -51,11 +52,12 @@ CHUNK_BYTES = 256 << 10
 CHUNK_RECORDS = 1_000
 READ_BYTES = 1 << 20
 APPEND_S = 15.0
-REPEATS = "repeats"
-"""Stands among what blocks a compaction: dropped records above the slowest holder."""
+REPEATS_S = 300.0
+"""Longer than any delivery goes on being tried (`dynlog.delivery`)."""
 KEPT_BY_THEMSELVES = ("dynlog.kv",)
 """Labels of topics whose records do more than replace one another: `KeyedLatest` would lose some."""
 _PAUSES = Backoff(first=0.002, most=0.5)
+_NOWHERE = 1 << 62
 _HEADER_BYTES = 2 * (10 + 20) + 4 * (len(MOVED) + len(MOVED_TIME))
 
 Progress = Callable[[int, int], None]
@@ -68,7 +70,8 @@ class Compaction:
     log was to begin; ``moved`` of them had to be appended anew.
 
     ``dirty`` is the share of records that went (``removable - moved``), or would go.  ``earliest`` is where the
-    partition begins now; ``blocked_by`` names the holders that kept it from beginning at the end.
+    partition begins now; ``blocked_by`` names the holders that kept it from beginning at the end, and ``repeats`` says
+    that records did whose repeats are there or may still come (only where marks are left to the reader).
     """
 
     topic: str
@@ -84,6 +87,7 @@ class Compaction:
     start: int
     earliest: int
     blocked_by: tuple[str, ...]
+    repeats: bool = False
     conflicts: int = 0
 
 
@@ -96,6 +100,7 @@ async def compact(
     min_dirty: float = MIN_DIRTY,
     force: bool = False,
     dry_run: bool = False,
+    repeats_s: float = REPEATS_S,
     timeout: float = TIMEOUT_S,
     progress: Progress | None = None,
 ) -> Compaction:
@@ -114,7 +119,7 @@ async def compact(
             while True:
                 with suppress(OffsetTruncated):  # somebody else truncated what was still to be read: from the new start
                     before = (await log.partitions(topic))[partition]
-                    compactor = _Compactor(log, info, before, keeper(), deadline, progress)
+                    compactor = _Compactor(log, info, before, keeper(), repeats_s, deadline, progress)
                     return await compactor.run(0.0 if force else min_dirty, dry_run)
     except TimeoutError:
         raise DeadlineExceeded(
@@ -147,62 +152,79 @@ class _Compactor:
     """One run over one partition."""
 
     def __init__(
-        self, log: Log, topic: Topic, before: PartitionState, keeper: Keeper, deadline: Deadline,
+        self, log: Log, topic: Topic, before: PartitionState, keeper: Keeper, repeats_s: float, deadline: Deadline,
         progress: Progress | None,
     ) -> None:  # fmt: skip
         self._log = log
         self._before = before
         self._next = Position(topic.name, topic.incarnation, before.partition, before.earliest)
         self._keeper = keeper
+        self._repeats_s = repeats_s
         self._deadline = deadline
         self._progress = progress
         self._table = None if log.capabilities.checks_marks else DedupeTable()
+        self._marked = -1  # offset of the last record that has a mark
         self._dropped = -1  # offset of the last record that no reader of everything takes
         self._counts = _Counts()
         self._expected = before.end - before.earliest
         self._moved = self._conflicts = 0
 
     async def run(self, min_dirty: float, dry_run: bool) -> Compaction:
-        limit, blockers = await self._held()
+        held = await self._held()
         await self._fold_on()
         records, end = self._counts.total, self._next.offset
-        start = min(limit, end)
+        possible = min([end, *held.values()])
+        start = min(possible, await self._settled())
         if self._dropped >= start:
-            start, blockers = self._before.earliest, (*blockers, REPEATS)
+            start = self._before.earliest
         removable = self._counts.below(start)
         planned = self._keeper.begin(start) if removable else 0
         dirty = max(removable - planned, 0) / records if records else 0.0
         plan = Compaction(
             self._next.topic, self._before.partition, False, records, records, removable, planned, dirty,
-            self._before.bytes, self._before.bytes, start, self._before.earliest, blockers,
+            self._before.bytes, self._before.bytes, start, self._before.earliest, _before(held, end), start < possible,
         )  # fmt: skip
         if dry_run or removable <= planned or dirty < min_dirty:
             return plan
         self._expected = records + 2 * planned
         await self._move()
-        while self._dropped >= start and self._next.offset <= limit:  # one arrived meanwhile: it has to go, too
-            start = self._next.offset
+        while self._dropped >= start:  # one arrived meanwhile: it has to go, too
+            start = min([self._next.offset, *(await self._held()).values(), await self._settled()])
+            if self._dropped >= start:
+                return await self._truncate(replace(plan, repeats=True), plan.earliest)
             self._keeper.begin(start)
             await self._move()
-        if self._dropped >= start:
-            start, plan = plan.earliest, replace(plan, blocked_by=(*blockers, REPEATS))
-        return await self._truncate(plan, start)
+        held = await self._held()
+        if min(held.values(), default=start) <= self._dropped:
+            # A holder that came meanwhile would stop the truncation below what was dropped.
+            start = plan.earliest
+        return await self._truncate(replace(plan, blocked_by=_before(held, self._next.offset)), start)
 
-    async def _held(self) -> tuple[int, tuple[str, ...]]:
-        """How far the holders let the partition be truncated, and who they are that hold it below its end."""
-        number, end = self._before.partition, self._before.end
-        held = {
+    async def _held(self) -> dict[str, int]:
+        """Where the holders stand that keep the partition from being truncated."""
+        number = self._before.partition
+        return {
             state.holder.name: state.holder.positions[number]
             for state in await self._log.holders(self._next.topic)
-            if not state.expired and state.holder.positions.get(number, end) < end
+            if not state.expired and number in state.holder.positions
         }
-        return (min(held.values()) if held else 1 << 62), tuple(sorted(held))
+
+    async def _settled(self) -> int:
+        """The offset below which no repeat has to be expected any more of anything that is marked."""
+        if self._table is None or self._repeats_s <= 0 or self._marked < 0:
+            return _NOWHERE
+        since = SYSTEM_CLOCK.time_ms() - round(self._repeats_s * 1000)
+        young = await self._log.offset_at(self._next.topic, self._next.partition, since)
+        return young if young <= self._marked else _NOWHERE
 
     async def _fold_on(self) -> None:
         """Folds everything that there is; afterwards ``_next`` is the end."""
         while True:
             batch = await self._log.read(self._next, max_bytes=READ_BYTES)
             kept = batch if self._table is None else self._table.filter(batch)
+            if batch.marks:
+                last = batch.marks[-1]
+                self._marked = batch.offsets[last.start + last.length - 1]
             if len(kept) < len(batch):
                 self._dropped = max(set(batch.offsets).difference(kept.offsets))
             self._keeper.apply(kept)
@@ -284,6 +306,10 @@ class _Compactor:
         if self._progress is not None:
             done = self._counts.total + self._moved
             self._progress(done, max(self._expected, done))
+
+
+def _before(held: Mapping[str, int], end: int) -> tuple[str, ...]:
+    return tuple(sorted(name for name, offset in held.items() if offset < end))
 
 
 class _Counts:
