@@ -197,8 +197,8 @@ class _Compactor:
         held = await self._held()
         if min(held.values(), default=start) <= self._dropped:
             # A holder that came meanwhile would stop the truncation below what was dropped.
-            start = plan.earliest
-        return await self._truncate(replace(plan, blocked_by=_before(held, self._next.offset)), start)
+            plan, start = replace(plan, blocked_by=_before(held, start)), plan.earliest
+        return await self._truncate(plan, start)
 
     async def _held(self) -> dict[str, int]:
         """Where the holders stand that keep the partition from being truncated."""
