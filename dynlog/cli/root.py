@@ -31,8 +31,11 @@ GROUPS: Mapping[str, _Home] = {
     "log": _Home("dynlog.cli.log_app", "app", "Topics and records: create, append, read, describe, truncate, verify."),
     "group": _Home("dynlog.cli.group_app", "app", "Consumer groups: members, lag, seek, remove."),
     "dlq": _Home("dynlog.cli.dlq_app", "app", "Dead letters: list, show, replay, drop."),
+    "kv": _Home("dynlog.cli.kv_app", "app", "Key-value buckets: get, put, create, update, delete, watch, history."),
     "router": _Home("dynlog.cli.router_app", "app", "A KV router whose state is rebuilt from a log: ingest, serve."),
     "objects": _Home("dynlog.cli.objects_app", "app", "Objects and folders: put, get, ls, head, rm, gc."),
+    "entities": _Home("dynlog.cli.entities", "entities", "Who is there: the fleet's entities as a tree."),
+    "discovery": _Home("dynlog.cli.entities", "app", "Entities that a fleet keeps in etcd, taken over."),
     "demo": _Home("dynlog.cli.demo", "demo", "A fleet, a router that is killed, and its state back from the log."),
 }
 

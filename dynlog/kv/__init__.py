@@ -10,6 +10,7 @@ from dynlog.kv.lease_fold import Lease
 from dynlog.kv.rows import Entry, Op
 from dynlog.kv.settings import BucketSettings
 from dynlog.kv.store import BucketInfo, KeyValue, open_kv
+from dynlog.kv.typed import TypedBucket, TypedEntry
 from dynlog.kv.watch import Changed, Event, Present, Ready, Resync, Watch
 
 __all__ = [
@@ -30,6 +31,8 @@ __all__ = [
     "Present",
     "Ready",
     "Resync",
+    "TypedBucket",
+    "TypedEntry",
     "Verdict",
     "Watch",
     "open_kv",

@@ -1,0 +1,69 @@
+"""How entries of a bucket are shown: as JSON exactly, as text for reading; and how the commands open a bucket."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Annotated, Any
+
+import typer
+
+from dynlog.cli.log_open import open_existing
+from dynlog.cli.log_records import SHOWN_BYTES, buffer_json, printable
+from dynlog.cli.output import human_time
+from dynlog.kv.bucket import Bucket
+from dynlog.kv.rows import Entry
+from dynlog.kv.store import KeyValue, open_kv
+from dynlog.open import open_objects
+
+BucketName = Annotated[str, typer.Argument(help="The bucket.", show_default=False)]
+Key = Annotated[str, typer.Argument(help="The key.", show_default=False)]
+Value = Annotated[str, typer.Argument(help="The value; `-` reads it from stdin.", show_default=False)]
+Ttl = Annotated[str | None, typer.Option("--ttl", help="The key is gone after this time, as in 30s, 15m.")]
+Timeout = Annotated[str, typer.Option("--timeout", help="How long it may take, as in 30s.")]
+
+
+@asynccontextmanager
+async def open_store(log: str, objects: str | None = None) -> AsyncIterator[KeyValue]:
+    """The buckets of a log that exists.  A command is gone soon, so it leaves compacting to others."""
+    async with AsyncExitStack() as stack:
+        opened = await stack.enter_async_context(open_existing(log))
+        store = await stack.enter_async_context(open_objects(objects)) if objects is not None else None
+        yield await stack.enter_async_context(open_kv(opened, store, compaction=None))
+
+
+@asynccontextmanager
+async def open_bucket(log: str, bucket: str, objects: str | None, timeout: float) -> AsyncIterator[Bucket]:
+    """A bucket as the log has it now."""
+    async with open_store(log, objects) as kv:
+        yield await kv.bucket(bucket, timeout=timeout)
+
+
+def entry_json(entry: Entry) -> dict[str, Any]:
+    """Every field is always there."""
+    return {
+        "key": entry.key,
+        "value": buffer_json(entry.value),
+        "revision": entry.revision,
+        "created": entry.created,
+        "changes": entry.changes,
+        "time": human_time(entry.time_ms),
+        "lease": entry.lease or None,
+        "ttl_ms": entry.ttl_ms or None,
+        "op": entry.op.name.lower(),
+    }
+
+
+def json_line(value: Any) -> bytes:
+    """One line of JSON."""
+    return json.dumps(value, ensure_ascii=False).encode() + b"\n"
+
+
+def value_text(value: bytes) -> str:
+    """The value for people, on one line."""
+    text = printable(value)
+    if text is None:
+        more = "..." if len(value) > SHOWN_BYTES else ""
+        return f"<{len(value)} bytes {value[:SHOWN_BYTES].hex()}{more}>"
+    return text
