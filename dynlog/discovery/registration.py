@@ -168,8 +168,6 @@ class Registration:
         return Closed(f"bucket {self._bucket.name!r} was closed")
 
     def _gone(self, entry: Entry) -> DynlogError | None:
-        if entry.revision < self.revision:
-            return None  # of before we took it
         if entry.op is Op.DELETE:
             return KeyNotFound("somebody deleted the entity", bucket=self._bucket.name, key=self._key)
         if entry.op is not Op.PUT:

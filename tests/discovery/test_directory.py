@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any, cast
 
 import pytest
 
@@ -13,7 +14,7 @@ from dynlog.discovery.names import InstanceName, ModelName
 from dynlog.discovery.registration import Registration
 from dynlog.discovery.tree import listing_json, tree_lines
 from dynlog.errors import Closed, ConfigurationError, EntityFenced, KeyNotFound, LeaseLost, MalformedRecord
-from dynlog.kv import Ready, open_kv
+from dynlog.kv import Bucket, Ready, open_kv
 from dynlog.log import Log
 from dynlog.open import open_log
 from tests.discovery.backend import (
@@ -127,9 +128,35 @@ async def test_a_registration_is_over_when_its_lease_ends_or_its_holder_must_sto
             assert isinstance(await over(two), LeaseLost)
             await there.bucket.delete(name(3).key)
             assert isinstance(await over(three), KeyNotFound)
+            for ended, why in ((one, LeaseLost), (two, LeaseLost), (three, KeyNotFound)):
+                with pytest.raises(why):
+                    await ended.update(metadata={"still": "here"})
+            assert await there.get(name(3)) is None
         with pytest.raises(LeaseLost):
             async with there.register(Entity.of(name(1)), revoked):
                 pass
+
+
+class Vanishing:
+    """A bucket in which what is created is gone again at once."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._bucket, name)
+
+    async def create(self, key: str, value: bytes, **rest: Any) -> int:
+        revision = await self._bucket.create(key, value, **rest)
+        await self._bucket.delete(key)
+        return revision
+
+
+async def test_an_entity_that_is_gone_before_it_is_watched_is_over_too() -> None:
+    async with directory() as there:
+        lease = await FoldLease.grant(there.bucket)
+        async with Registration(cast(Bucket, Vanishing(there.bucket)), Entity.of(name()), lease) as registration:
+            assert isinstance(await over(registration), LeaseLost)
 
 
 async def test_a_registration_is_over_when_its_bucket_is_closed_and_leaves_no_task() -> None:

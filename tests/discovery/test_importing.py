@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,11 @@ import pytest
 from dynlog.adapters.etcd import read_etcd
 from dynlog.adapters.etcd_http import etcd_place
 from dynlog.discovery.directory import Directory
-from dynlog.discovery.foreign import FOREIGN
+from dynlog.discovery.foreign import FOREIGN, ForeignMark
 from dynlog.discovery.importing import ROOTS, ForeignKey, Imported, import_keys
 from dynlog.discovery.models import Entity
 from dynlog.discovery.names import ModelName
+from dynlog.discovery.tree import tree_lines
 from dynlog.errors import DeadlineExceeded
 from dynlog.testing.etcd import EtcdServer
 from tests.adapters.etcd_writer import EtcdWriter
@@ -91,6 +93,7 @@ async def test_what_was_registered_or_written_here_or_comes_from_elsewhere_is_no
             }
             assert counts(await import_keys(there.bucket, "http://etcd:2379", [])) == (0, 0, 0, 0)
             assert len((await there.list()).entities) == 3
+            assert [entry.key for entry in await there.bucket.entries(FOREIGN)] == [FOREIGN + name(3).key]
 
 
 async def test_who_registers_in_the_place_of_an_imported_entity_is_not_undone_by_the_next_import() -> None:
@@ -103,6 +106,23 @@ async def test_who_registers_in_the_place_of_an_imported_entity_is_not_undone_by
             found = await there.get(name())
             assert found is not None
             assert not found.entity.foreign
+
+
+async def test_a_mark_that_was_left_beside_a_registration_says_nothing_of_it() -> None:
+    async with directory() as there, there.register(Entity.of(name()), await FoldLease.grant(there.bucket)):
+        await there.bucket.put(FOREIGN + name().key, ForeignMark(source="etcd", mod_revision=1).to_bytes())
+        (found,) = (await there.list()).entities
+        assert found.foreign is None
+
+
+async def test_that_a_lease_ended_over_there_is_noted_and_its_passing_seconds_are_not() -> None:
+    async with directory() as there:
+        key = replace(foreign(), lease=7, lease_left_s=9)
+        await import_keys(there.bucket, "etcd", [key])
+        assert counts(await import_keys(there.bucket, "etcd", [replace(key, lease_left_s=8)])) == (0, 0, 1, 0)
+        assert counts(await import_keys(there.bucket, "etcd", [replace(key, lease_left_s=None)])) == (0, 1, 0, 0)
+        (line,) = [line for line in tree_lines(await there.list()) if "foreign" in line]
+        assert line.endswith("(from etcd, lease 7 there, which had ended)")
 
 
 async def test_what_cannot_be_taken_over_is_named_and_the_rest_is() -> None:
