@@ -111,6 +111,10 @@ class KvFold:
         """The leases that live, by id."""
         return self._table.leases.leases
 
+    def heard_of(self) -> set[str]:
+        """The leases that were granted or heard of since the last call."""
+        return self._table.leases.heard_of()
+
     def keys_of(self, lease: str) -> frozenset[str]:
         """The keys that live only with the lease."""
         return self._table.leases.keys_of(lease)

@@ -32,6 +32,7 @@ class LeaseFold:
     def __init__(self) -> None:
         self._leases: dict[str, Lease] = {}
         self._bound: dict[str, set[str]] = {}
+        self._news: set[str] = set()
 
     @property
     def leases(self) -> Mapping[str, Lease]:
@@ -42,11 +43,17 @@ class LeaseFold:
         """The keys that live only with it."""
         return frozenset(self._bound.get(lease, ()))
 
+    def heard_of(self) -> set[str]:
+        """The leases that were granted or heard of since the last call; the caller's."""
+        news, self._news = self._news, set()
+        return news
+
     def grant(self, fact: Grant, offset: int, time_ms: int) -> bool:
         """Whether the lease began."""
         if fact.lease in self._leases:
             return False
         self._leases[fact.lease] = Lease(fact.lease, offset, fact.owner, fact.ttl_ms, offset, time_ms)
+        self._news.add(fact.lease)
         return True
 
     def beat(self, fact: Beat, offset: int) -> None:
@@ -55,6 +62,7 @@ class LeaseFold:
             lease = self._leases.get(id)
             if lease is not None:
                 self._leases[id] = lease._replace(beat=offset)
+                self._news.add(id)
 
     def is_expired_by(self, fact: Expire) -> bool:
         """Whether that expiry counts."""
@@ -65,6 +73,7 @@ class LeaseFold:
         """The lease ends: the keys that lived with it, in order; None if it did not live."""
         if self._leases.pop(lease, None) is None:
             return None
+        self._news.discard(lease)  # so that it is bounded, whether anybody asks for it or not
         return sorted(self._bound.get(lease, ()))
 
     def bind(self, key: str, lease: str) -> None:

@@ -29,6 +29,7 @@ from dynlog.errors import (
 from dynlog.kv.bucket import Bucket
 from dynlog.kv.compaction import CompactionPolicy
 from dynlog.kv.follower import Follower
+from dynlog.kv.lease_observer import LeaseObserver
 from dynlog.kv.observer import Observer
 from dynlog.kv.opening import Progress
 from dynlog.kv.settings import BucketSettings, bucket_of, is_bucket, labels_of, settings_of, topic_of, value_limit
@@ -175,6 +176,8 @@ class KeyValue:
             opened.tasks.append(asyncio.create_task(snapshot_writer.run()))
         opened.bucket = bucket = Bucket(self._log, follower, writer, settings, snapshot_writer)
         opened.tasks.append(asyncio.create_task(Observer(follower, writer, self._clock).run()))
+        observer = LeaseObserver(self._log, follower, writer, self._clock)
+        opened.tasks.append(asyncio.create_task(observer.run()))
         if self._compaction is not None:
             opened.tasks.append(asyncio.create_task(_tidy(bucket, self._compaction)))
         return bucket
