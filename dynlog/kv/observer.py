@@ -11,7 +11,7 @@ import logging
 import random
 
 from dynlog.errors import DynlogError
-from dynlog.kv.fold import Verdict
+from dynlog.kv.fold import Outcome, Verdict
 from dynlog.kv.follower import Follower
 from dynlog.kv.writer import Writer
 from dynlog.timing import Clock
@@ -56,7 +56,10 @@ class Observer:
 
     async def _say(self) -> None:
         lapses = self._follower.fold.due(self._now_ms(), AT_ONCE)
-        async with asyncio.TaskGroup() as tasks:  # they leave in one append
-            said = [tasks.create_task(self._writer.say(lapse, SAY_S)) for lapse in lapses]
-        if any(task.result().verdict is Verdict.VOID for task in said):
+        said = [self._writer.say(lapse, SAY_S) for lapse in lapses]  # they leave in one append
+        outcomes = await asyncio.gather(*said, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        if any(isinstance(outcome, Outcome) and outcome.verdict is Verdict.VOID for outcome in outcomes):
             self._skew_ms = min(self._follower.fold.time_ms - self._clock.time_ms(), 0)
