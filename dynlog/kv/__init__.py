@@ -5,8 +5,12 @@
 
 from dynlog.kv.bucket import Bucket, BucketStatus
 from dynlog.kv.compaction import Compacted, CompactionPolicy
+from dynlog.kv.election import Election, Leader, Leadership
 from dynlog.kv.fold import KvFold, Outcome, Verdict
 from dynlog.kv.lease_fold import Lease
+from dynlog.kv.lease_holder import HeldLease
+from dynlog.kv.leases import Leases
+from dynlog.kv.lock import Lock
 from dynlog.kv.rows import Entry, Op
 from dynlog.kv.settings import BucketSettings
 from dynlog.kv.store import BucketInfo, KeyValue, open_kv
@@ -21,11 +25,17 @@ __all__ = [
     "Changed",
     "Compacted",
     "CompactionPolicy",
+    "Election",
     "Entry",
     "Event",
+    "HeldLease",
     "KeyValue",
     "KvFold",
+    "Leader",
+    "Leadership",
     "Lease",
+    "Leases",
+    "Lock",
     "Op",
     "Outcome",
     "Present",

@@ -99,12 +99,12 @@ class KvFold:
     # What it knows
 
     def __len__(self) -> int:
-        return len(self._table.live)
+        return self._table.live
 
     @property
     def rows(self) -> int:
         """Rows held in all, older ones counted."""
-        return len(self._table.live) + sum(map(len, self._table.past.values()))
+        return self._table.rows
 
     @property
     def leases(self) -> Mapping[str, Lease]:
@@ -121,7 +121,7 @@ class KvFold:
 
     def get(self, key: str) -> Entry | None:
         """The key as it is now."""
-        row = self._table.live.get(key)
+        row = self._table.row(key)
         return None if row is None else entry_of(key, row)
 
     def under(self, prefix: str) -> list[tuple[str, Row]]:
@@ -182,7 +182,7 @@ class KvFold:
             case Put(key, value, lease, ttl_ms):
                 return self._put(key, value, lease, ttl_ms, offset, time_ms)
             case Create(key, value, lease, ttl_ms):
-                if (row := self._table.live.get(key)) is not None:
+                if (row := self._table.row(key)) is not None:
                     return Outcome(Verdict.EXISTS, offset, row[REVISION])
                 return self._put(key, value, lease, ttl_ms, offset, time_ms)
             case Update(key, value, revision, lease, ttl_ms):
@@ -197,7 +197,7 @@ class KvFold:
                     return Outcome(Verdict.MISSING, offset)
                 self._remove(key, Op.DELETE, offset, time_ms)
             case Lapse(key, revision):
-                row = self._table.live.get(key)
+                row = self._table.row(key)
                 if row is None or row[REVISION] != revision or not row[TTL] or time_ms < row[TIME] + row[TTL]:
                     return Outcome(Verdict.VOID, offset, self._revision(key))
                 self._remove(key, Op.LAPSE, offset, time_ms)
@@ -221,7 +221,7 @@ class KvFold:
         return Outcome(Verdict.WON, offset)
 
     def _revision(self, key: str) -> int:
-        row = self._table.live.get(key)
+        row = self._table.row(key)
         return -1 if row is None else row[REVISION]
 
     def _put(self, key: str, value: bytes, lease: str, ttl_ms: int, offset: int, time_ms: int) -> Outcome:
@@ -297,7 +297,8 @@ class KvFold:
         table = self._table
         passes = [(start, *place) for start, place in self._passes.items()]
         head = image.Head(self.next, self.time_ms, self.compacted, self.dirty_from, self.complete, passes)
-        return image.write(head, dict(table.live), dict(table.past), list(self.leases.values()), list(self._staged))
+        counts = (table.rows, len(self.leases), len(self._staged))
+        return image.write(head, counts, table.picture(), list(self.leases.values()), list(self._staged))
 
     def restore(self, parts: Iterable[bytes]) -> None:
         """Replaces the state; raises SnapshotCorrupt and leaves it empty otherwise."""

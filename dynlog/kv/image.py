@@ -8,8 +8,8 @@ Plain rows are what a bucket mostly has: keys that are there, without a past, a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain, islice
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import msgpack
@@ -17,7 +17,7 @@ import msgpack
 from dynlog.errors import MalformedRecord, SnapshotCorrupt
 from dynlog.kv.lease_fold import Lease, pack_leases, unpack_leases
 from dynlog.kv.records import Picture, from_parts, to_record
-from dynlog.kv.rows import LEASE, OP, PUT, TTL, Row, chunks, pack_rows, unpack_rows
+from dynlog.kv.rows import LEASE, OP, TTL, Row, chunks, pack_rows, unpack_rows
 
 SCHEMA = "kv/1"
 PART_BYTES = 256 << 10
@@ -46,33 +46,27 @@ class Rows(NamedTuple):
 
 def write(
     head: Head,
-    live: Mapping[str, Row],
-    past: Mapping[str, tuple[Row, ...]],
+    counts: tuple[int, int, int],
+    keys: Iterator[tuple[str, Sequence[Row]]],
     leases: list[Lease],
     staged: list[Picture],
 ) -> Iterator[bytes]:
-    """The parts; nothing of what is given may change any more."""
-    count = len(live) + sum(map(len, past.values()))
-    yield msgpack.packb([SCHEMA, count, len(leases), len(staged), *head])
-    others: list[str] = list(past)
+    """The parts; nothing of what is given may change any more.  ``counts`` are of rows, leases and pictures."""
+    yield msgpack.packb([SCHEMA, *counts, *head])
+    others: list[tuple[str, Row]] = []
 
     def plain() -> Iterator[tuple[str, Row]]:
-        for key, row in live.items():
-            if row[LEASE] or row[TTL]:
-                if key not in past:
-                    others.append(key)
-            elif key not in past:
+        for key, rows in keys:
+            row = rows[-1]
+            if len(rows) > 1 or row[OP] or row[LEASE] or row[TTL]:
+                others.extend((key, each) for each in rows)
+            else:
                 yield key, row
 
-    def other() -> Iterator[tuple[str, Row]]:
-        for key in others:
-            row = live.get(key)
-            for each in chain(past.get(key, ()), () if row is None else (row,)):
-                yield key, each
-
-    for kind, pairs in ((PLAIN, plain()), (OTHER, other())):
-        for keys, rows in chunks(pairs, most=PART_BYTES):
-            yield kind + pack_rows(keys, rows)
+    for part_keys, rows in chunks(plain(), most=PART_BYTES):
+        yield PLAIN + pack_rows(part_keys, rows)
+    for part_keys, rows in chunks(iter(others), most=PART_BYTES):
+        yield OTHER + pack_rows(part_keys, rows)
     remaining = iter(leases)
     while piece := list(islice(remaining, PART_LEASES)):
         yield LEASE_PART + pack_leases(piece)
@@ -96,9 +90,9 @@ def read(parts: Iterable[bytes]) -> Iterator[Head | Rows | list[Lease] | Picture
         for piece in pieces:
             kind, body = piece[:1], piece[1:]
             if kind in (PLAIN, OTHER):
-                keys, rows = unpack_rows(body)
-                if kind == PLAIN and not _is_plain(keys, rows):
-                    raise ValueError("plain rows that are not")
+                keys, rows = unpack_rows(body, plain=kind == PLAIN)
+                if kind == PLAIN and len(set(keys)) < len(keys):
+                    raise ValueError("plain rows of one key")
                 found[0] += len(keys)
                 yield Rows(keys, rows, kind == PLAIN)
             elif kind == LEASE_PART:
@@ -128,7 +122,3 @@ def read(parts: Iterable[bytes]) -> Iterator[Head | Rows | list[Lease] | Picture
 
 
 _HEAD = (int, int, int, int, bool, list)
-
-
-def _is_plain(keys: list[str], rows: list[Row]) -> bool:
-    return all(row[OP] == PUT and not row[LEASE] and not row[TTL] for row in rows) and len(set(keys)) == len(keys)

@@ -1,65 +1,101 @@
-"""The keys of a bucket in their order, kept so that a change costs nothing until somebody asks for a range."""
+"""The keys of a bucket in their order: a sorted set in leaves of about a thousand, so that nothing ever takes long.
+
+A picture of it shares the leaves; a leaf that is shared is copied before it changes.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-FEW = 32
-"""So many changes are put in their place one by one; more, and everything is sorted anew (which is linear)."""
+LEAF = 1024
+
+
+class _Leaf:
+    __slots__ = ("keys", "shared")
+
+    def __init__(self, keys: list[str]) -> None:
+        self.keys = keys
+        self.shared = False
+
+    def own(self) -> list[str]:
+        """The keys, to be changed."""
+        if self.shared:
+            self.keys, self.shared = self.keys.copy(), False
+        return self.keys
 
 
 class KeyOrder:
     """A sorted set of text."""
 
-    __slots__ = ("_added", "_keys", "_removed")
+    __slots__ = ("_lasts", "_leaves")
 
-    def __init__(self, keys: Iterable[str] = ()) -> None:
-        self._keys: list[str] = []
-        self._added: set[str] = set(keys)
-        self._removed: set[str] = set()
+    def __init__(self) -> None:
+        self._leaves: list[_Leaf] = []  # none is empty
+        self._lasts: list[str] = []  # the last key of each
 
     def add(self, key: str) -> None:
         """Takes a key that is not in."""
-        if key in self._removed:
-            self._removed.remove(key)
-        else:
-            self._added.add(key)
+        if not self._lasts:
+            self._leaves, self._lasts = [_Leaf([key])], [key]
+            return
+        at = min(bisect_left(self._lasts, key), len(self._lasts) - 1)
+        keys = self._leaves[at].own()
+        insort(keys, key)
+        self._lasts[at] = keys[-1]
+        if len(keys) > 2 * LEAF:
+            # In the middle, except at the end: who adds in order is to leave full leaves.
+            half = LEAF if at < len(self._lasts) - 1 else 2 * LEAF
+            self._leaves.insert(at + 1, _Leaf(keys[half:]))
+            del keys[half:]
+            self._lasts.insert(at, keys[-1])
 
     def add_all(self, keys: Iterable[str]) -> None:
-        """Takes many, none of which is or was in."""
-        self._added.update(keys)
+        """Takes many that are not in; fast if they lie behind all that are, in order or not."""
+        found = sorted(keys)
+        if found and (not self._lasts or found[0] > self._lasts[-1]):
+            for start in range(0, len(found), LEAF):
+                piece = found[start : start + LEAF]
+                self._leaves.append(_Leaf(piece))
+                self._lasts.append(piece[-1])
+        else:
+            for key in found:
+                self.add(key)
 
     def discard(self, key: str) -> None:
         """Drops a key that is in."""
-        if key in self._added:
-            self._added.remove(key)
+        at = bisect_left(self._lasts, key)
+        keys = self._leaves[at].own()
+        del keys[bisect_left(keys, key)]
+        if keys:
+            self._lasts[at] = keys[-1]
         else:
-            self._removed.add(key)
+            del self._leaves[at], self._lasts[at]
 
-    def between(self, after: str, upto: str = "", limit: int | None = None) -> Sequence[str]:
+    def between(self, after: str, upto: str = "", limit: int | None = None) -> list[str]:
         """The keys above ``after`` and up to ``upto`` ("" is without end), in order, the first ``limit`` of them."""
-        keys = self._settle()
-        start, end = bisect_right(keys, after), bisect_right(keys, upto) if upto else len(keys)
-        return keys[start : end if limit is None else min(end, start + limit)]
+        found: list[str] = []
+        for at in range(bisect_right(self._lasts, after), len(self._leaves)):
+            keys = self._leaves[at].keys
+            start = bisect_right(keys, after)
+            end = bisect_right(keys, upto) if upto else len(keys)
+            found += keys[start:end] if start or end < len(keys) else keys
+            if end < len(keys) or (limit is not None and len(found) >= limit):
+                break
+        return found if limit is None else found[:limit]
 
-    def under(self, prefix: str) -> Sequence[str]:
+    def under(self, prefix: str) -> Iterator[str]:
         """The keys that begin so, in order."""
-        keys = self._settle()
-        start = bisect_left(keys, prefix)
-        return keys[start : bisect_left(keys, True, lo=start, key=lambda key: not key.startswith(prefix))]
+        for at in range(bisect_left(self._lasts, prefix), len(self._leaves)):
+            keys = self._leaves[at].keys
+            start = bisect_left(keys, prefix)
+            end = bisect_left(keys, True, lo=start, key=lambda key: not key.startswith(prefix))
+            yield from keys[start:end]
+            if end < len(keys):
+                return
 
-    def _settle(self) -> list[str]:
-        if len(self._added) + len(self._removed) > FEW:
-            kept = [key for key in self._keys if key not in self._removed] if self._removed else self._keys
-            kept.extend(sorted(self._added))
-            kept.sort()
-            self._keys = kept
-        else:
-            for key in self._removed:
-                del self._keys[bisect_left(self._keys, key)]
-            for key in self._added:
-                insort(self._keys, key)
-        self._added.clear()
-        self._removed.clear()
-        return self._keys
+    def picture(self) -> Sequence[Sequence[str]]:
+        """All keys, in order, in pieces; they stay as they are now."""
+        for leaf in self._leaves:
+            leaf.shared = True
+        return [leaf.keys for leaf in self._leaves]

@@ -86,8 +86,11 @@ def pack_rows(keys: Sequence[str], rows: Sequence[Row]) -> bytes:
     return packed
 
 
-def unpack_rows(body: bytes) -> tuple[list[str], list[Row]]:
-    """Keys and rows; raises ValueError for anything that `pack_rows` does not make."""
+def unpack_rows(body: bytes, *, plain: bool = False) -> tuple[list[str], list[Row]]:
+    """Keys and rows; raises ValueError for anything that `pack_rows` does not make.
+
+    ``plain`` rows are of keys that are there, and have neither a lease nor a time to live.
+    """
     try:
         keys, values, *numbers, leases, ttls, ops = msgpack.unpackb(body)
         count = len(keys)
@@ -95,6 +98,8 @@ def unpack_rows(body: bytes) -> tuple[list[str], list[Row]]:
             raise ValueError(f"{len(numbers)} columns of numbers")
         if set(map(type, keys)) - {str} or set(map(type, values)) - {bytes} or set(map(type, leases or ())) - {str}:
             raise ValueError("a column of the wrong type")
+        if plain and (leases, ttls, ops) != (None, None, None):
+            raise ValueError("rows that are not plain")
         revisions, created, changes, times = map(_numbers, numbers)
         columns: tuple[Any, ...] = (
             values,

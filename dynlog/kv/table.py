@@ -1,16 +1,29 @@
 """The keys of a bucket: what each of them is now, what it was before, and when its time is over.
 
-Changes are made here and decided in `dynlog.kv.fold`.
+Changes are made here and decided in `dynlog.kv.fold`.  Rows lie in shards: a picture shares them, and a shard that is
+shared is copied before it changes, so that neither a picture nor a change ever takes long.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from dynlog.kv.keys import KeyOrder
 from dynlog.kv.lease_fold import LeaseFold
 from dynlog.kv.rows import CHANGES, CREATED, LEASE, OP, PUT, REVISION, TIME, TTL, Op, Row
+
+SHARDS = 256
+
+
+class _Shard:
+    __slots__ = ("live", "past", "shared")
+
+    def __init__(self) -> None:
+        self.live: dict[str, Row] = {}
+        # Older changes; of a key that is gone, how it went is the last.  Empty where the history is 1.
+        self.past: dict[str, tuple[Row, ...]] = {}
+        self.shared = False
 
 
 class KeyTable:
@@ -18,101 +31,165 @@ class KeyTable:
 
     def __init__(self, history: int) -> None:
         self.history = history
-        self.live: dict[str, Row] = {}
-        self.past: dict[str, tuple[Row, ...]] = {}
-        """Older changes; of a key that is gone, how it went is the last.  Empty where ``history`` is 1."""
         self.leases = LeaseFold()
+        self.live = 0
+        """How many keys are there."""
+        self.rows = 0
+        """How many rows are held in all, older ones counted."""
+        self._shards = [_Shard() for _ in range(SHARDS)]
         self._order = KeyOrder()
         self._due: list[tuple[int, str, int]] = []  # (log time, key, revision); may name what has changed since
         self._timed = 0  # live keys with a time to live
 
+    # What it knows
+
+    def row(self, key: str) -> Row | None:
+        """The key as it is now."""
+        return self._shards[hash(key) % SHARDS].live.get(key)
+
     def rows_of(self, key: str) -> Sequence[Row]:
         """The last changes of the key, the oldest first."""
-        past, row = self.past.get(key, ()), self.live.get(key)
+        shard = self._shards[hash(key) % SHARDS]
+        past, row = shard.past.get(key, ()), shard.live.get(key)
         return past if row is None else (*past, row)
 
     def under(self, prefix: str) -> list[tuple[str, Row]]:
         """The keys that begin so and are there, in order."""
-        live = self.live
-        return [(key, live[key]) for key in self._order.under(prefix) if key in live]
+        return [(key, row) for key in self._order.under(prefix) if (row := self.row(key)) is not None]
 
     def known(self, after: str = "", limit: int | None = None) -> Sequence[str]:
         """The first ``limit`` keys above ``after`` of which anything is known, those that are gone counted."""
         return self._order.between(after, limit=limit)
 
+    def picture(self) -> Iterator[tuple[str, Sequence[Row]]]:
+        """All keys in order, each with its rows, as they are at the moment of the call."""
+        for shard in self._shards:
+            shard.shared = True
+        leaves, shards = self._order.picture(), [(shard.live, shard.past) for shard in self._shards]
+
+        def walk() -> Iterator[tuple[str, Sequence[Row]]]:
+            for leaf in leaves:
+                for key in leaf:
+                    live, past = shards[hash(key) % SHARDS]
+                    row = live.get(key)
+                    older = past.get(key, ()) if past else ()
+                    yield key, older if row is None else (*older, row) if older else (row,)
+
+        return walk()
+
+    # What changes it
+
+    def _own(self, key: str) -> _Shard:
+        """The key's shard, to be changed."""
+        shard = self._shards[hash(key) % SHARDS]
+        if shard.shared:
+            shard.live, shard.past, shard.shared = shard.live.copy(), shard.past.copy(), False
+        return shard
+
     def put(self, key: str, value: bytes, lease: str, ttl_ms: int, offset: int, time_ms: int) -> Row:
         """The key has this value now."""
-        old = self.live.get(key)
+        shard = self._own(key)
+        old = shard.live.get(key)
         if old is None:
-            if (past := self.past.get(key)) is None:
+            if key not in shard.past:
                 self._order.add(key)
-            elif len(past) >= self.history:
-                self.past[key] = past[1 - self.history :]
             row = (value, offset, offset, 1, time_ms, lease, ttl_ms, PUT)
+            self._remember(shard, key, (), self.history - 1)
+            self.live += 1
         else:
             row = (value, offset, old[CREATED], old[CHANGES] + 1, time_ms, lease, ttl_ms, PUT)
-            if self.history > 1:
-                self.past[key] = (*self.past.get(key, ()), old)[1 - self.history :]
+            self._remember(shard, key, (old,), self.history - 1)
+            self.rows -= 1
             if old[LEASE] or old[TTL]:
                 self._detach(key, old)
-        self.live[key] = row
+        shard.live[key] = row
+        self.rows += 1
         if lease or ttl_ms:
             self._attach(key, row)
         return row
 
     def remove(self, key: str, op: Op, offset: int, time_ms: int) -> Row:
         """The key, which was there, is gone now."""
-        old = self.live.pop(key)
+        shard = self._own(key)
+        old = shard.live.pop(key)
+        self.live -= 1
+        self.rows -= 1
         self._detach(key, old)
         row = (b"", offset, old[CREATED], old[CHANGES] + 1, time_ms, "", 0, int(op))
         if self.history > 1:
-            self.past[key] = (*self.past.get(key, ()), old, row)[-self.history :]
+            self._remember(shard, key, (old, row), self.history)
         else:
             self._order.discard(key)
         return row
 
+    def _remember(self, shard: _Shard, key: str, rows: tuple[Row, ...], most: int) -> None:
+        """Adds to the past of a key, which holds at most so many."""
+        if most == 0 or not (rows or shard.past):
+            return
+        past = shard.past.get(key, ())
+        now = (*past, *rows)[-most:]
+        if now:
+            shard.past[key] = now
+            self.rows += len(now) - len(past)
+
     def forget(self, key: str) -> None:
         """Nothing but its present value is known of the key any more."""
-        if self.past.pop(key, None) is not None and key not in self.live:
-            self._order.discard(key)
+        shard = self._own(key)
+        past = shard.past.pop(key, None)
+        if past is not None:
+            self.rows -= len(past)
+            if key not in shard.live:
+                self._order.discard(key)
 
     def replace(self, after: str, upto: str, columns: Iterable[tuple[Sequence[str], Sequence[Row]]]) -> None:
         """Of the keys above ``after`` up to ``upto`` ("" is the end of all) exactly this is known now."""
-        for key in list(self._order.between(after, upto)):
-            if (row := self.live.pop(key, None)) is not None:
+        for key in self._order.between(after, upto):
+            shard = self._own(key)
+            if (row := shard.live.pop(key, None)) is not None:
                 self._detach(key, row)
-            self.past.pop(key, None)
+                self.live -= 1
+                self.rows -= 1
+            self.rows -= len(shard.past.pop(key, ()))
             self._order.discard(key)
         for keys, rows in columns:
             self.load(keys, rows)
 
     def load(self, keys: Sequence[str], rows: Sequence[Row]) -> None:
         """Takes rows of keys that are new to it, or of the key that it took last."""
-        live, past = self.live, self.past
         for key, row in zip(keys, rows, strict=True):
-            before = live.pop(key, None)
+            shard = self._own(key)
+            before = shard.live.pop(key, None)
             if before is not None:
                 self._detach(key, before)
-                past[key] = (*past.get(key, ()), before)
-            elif key not in past:
+                self.live -= 1
+                shard.past[key] = (*shard.past.get(key, ()), before)
+            elif key not in shard.past:
                 self._order.add(key)
             if row[OP] == PUT:
-                live[key] = row
+                shard.live[key] = row
+                self.live += 1
                 if row[LEASE] or row[TTL]:
                     self._attach(key, row)
             else:
-                past[key] = (*past.get(key, ()), row)
+                shard.past[key] = (*shard.past.get(key, ()), row)
+        self.rows += len(keys)
 
     def load_plain(self, keys: Sequence[str], rows: Sequence[Row]) -> None:
         """Takes one row each of keys that are new to it and have neither past, lease nor time to live."""
-        self.live.update(zip(keys, rows, strict=True))
+        shards = self._shards
+        for key, row in zip(keys, rows, strict=True):
+            shards[hash(key) % SHARDS].live[key] = row
         self._order.add_all(keys)
+        self.live += len(keys)
+        self.rows += len(keys)
+
+    # Times
 
     def next_due(self) -> tuple[int, str, int] | None:
         """(log time, key, revision) of the value whose time is over next."""
         while self._due:
             _, key, revision = self._due[0]
-            if (row := self.live.get(key)) is not None and row[REVISION] == revision:
+            if (row := self.row(key)) is not None and row[REVISION] == revision:
                 return self._due[0]
             heapq.heappop(self._due)
         return None
@@ -133,8 +210,13 @@ class KeyTable:
             self._timed += 1
             heapq.heappush(self._due, (row[TIME] + row[TTL], key, row[REVISION]))
             if len(self._due) > 2 * self._timed + 64:  # mostly of values that were replaced
-                self._due = [(r[TIME] + r[TTL], k, r[REVISION]) for k, r in self.live.items() if r[TTL]]
+                live = {item for item in self._due if self._is_now(item[1], item[2])}
+                self._due = [*live]
                 heapq.heapify(self._due)
+
+    def _is_now(self, key: str, revision: int) -> bool:
+        row = self.row(key)
+        return row is not None and row[REVISION] == revision
 
     def _detach(self, key: str, row: Row) -> None:
         if row[LEASE]:
