@@ -8,6 +8,9 @@
 * **Killed anywhere, it leaves a log that folds to the same state** (some records are there twice), and the next run
   completes it.
 
+Writers are never held up; so those that leave the partition no pause as long as a read and an append keep a compaction
+from its end: it tries again until its deadline.
+
 Readers that saw the originals get moved records again, as ordinary records at new offsets; the header ``dynlog-moved``
 (`dynlog.keeper`) tells who wants to know.  A moved record keeps key, headers, parts, control and the producer's time;
 it has no mark, and a log time of its own.
@@ -56,7 +59,9 @@ REPEATS_S = 300.0
 """Longer than any delivery goes on being tried (`dynlog.delivery`)."""
 KEPT_BY_THEMSELVES = ("dynlog.kv",)
 """Labels of topics whose records do more than replace one another: `KeyedLatest` would lose some."""
-_PAUSES = Backoff(first=0.002, most=0.5)
+_PAUSES = Backoff(first=0.0005, factor=1.5, most=0.005)
+_COSTLY_PAUSES = Backoff(first=0.002, most=0.1)
+"""Where an append that loses takes space for all that."""
 _NOWHERE = 1 << 62
 _HEADER_BYTES = 2 * (10 + 20) + 4 * (len(MOVED) + len(MOVED_TIME))
 
@@ -236,7 +241,8 @@ class _Compactor:
 
     async def _move(self) -> None:
         while await self._keeper.prepare(self._fetch):
-            pauses = iter(_PAUSES)
+            backoff = _PAUSES if self._log.capabilities.compare_and_append else _COSTLY_PAUSES
+            pauses = iter(backoff)
             while True:
                 await self._fold_on()
                 records = self._keeper.make()
@@ -250,7 +256,7 @@ class _Compactor:
                     pass
                 else:
                     self._moved += len(records)
-                    pauses = iter(_PAUSES)
+                    pauses = iter(backoff)
                     continue
                 await asyncio.sleep(next(pauses))
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from tests.conformance.log_suite_append import AppendSuite
 from tests.conformance.log_suite_care import BackupSuite, CareSuite
 from tests.conformance.log_suite_closing import CancellationSuite, ClosingSuite
+from tests.conformance.log_suite_compaction import CompactionSuite
 from tests.conformance.log_suite_expect import ExpectSuite
 from tests.conformance.log_suite_groups import GroupsSuite
 from tests.conformance.log_suite_holders import HoldersSuite, TruncationSuite
@@ -41,6 +42,7 @@ class LogSuite(
     RetentionSuite,
     GroupsSuite,
     CareSuite,
+    CompactionSuite,
     ClosingSuite,
     CancellationSuite,
 ):

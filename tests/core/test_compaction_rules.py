@@ -234,7 +234,8 @@ async def test_progress_rises_to_what_it_says_will_be(log: Log) -> None:
     await compact(log, TOPIC, progress=lambda done, total: told.append((done, total)))
     assert [done for done, _ in told] == sorted(done for done, _ in told)
     assert all(done <= total for done, total in told)
-    assert told[-1] == (15_000, 15_000)
+    assert {total for done, total in told if done > 10_000} == {15_000}
+    assert told[-1][0] == 15_000
 
 
 # What is refused
