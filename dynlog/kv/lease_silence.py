@@ -29,6 +29,10 @@ class Silence:
         for lease in leases:
             self._listen(lease, now)
 
+    def __len__(self) -> int:
+        """How much it remembers."""
+        return len(self._due)
+
     def look(self, now: float, news: Iterable[str], leases: Mapping[str, Lease]) -> list[Lease]:
         """Leases of which nothing was heard for their TTL; ``news`` are those heard of since the last look."""
         pause, self._looked = now - self._looked, now
