@@ -6,6 +6,7 @@ import typer
 
 from dynlog.cli.log_append import append
 from dynlog.cli.log_care import backup, repair, truncate, verify
+from dynlog.cli.log_compact import compact_topic
 from dynlog.cli.log_copy import copy
 from dynlog.cli.log_describe import describe, holders
 from dynlog.cli.log_lag import lag
@@ -40,3 +41,4 @@ for command in (
     create, topics, describe, append, read, lag, copy, truncate, holders, verify, repair, backup, delete,
 ):  # fmt: skip
     app.command()(command)
+app.command("compact")(compact_topic)
