@@ -241,11 +241,11 @@ class Follower:
                     await self._rebuild(str(error))
                     continue
                 except DynlogError as again:
-                    self._note(again)
+                    self._take_note(again)
             except (LogDiverged, TopicNotFound) as error:
                 await self._judge(error)
             except DynlogError as error:
-                self._note(error)
+                self._take_note(error)
             except Exception as error:  # a fold must not raise; if it does, nobody is to wait for ever because of it
                 logger.exception("bucket %s: the fold failed", self.bucket)
                 self.fail(DynlogError(f"the fold of bucket {self.bucket!r} failed: {error!r}"))
@@ -305,7 +305,7 @@ class Follower:
         except TopicNotFound:
             self.fail(BucketNotFound("it was deleted while it was in use", bucket=self.bucket))
         except DynlogError as other:
-            self._note(other)
+            self._take_note(other)
         else:
             if now.incarnation != self.topic.incarnation:
                 self.fail(BucketNotFound("it was deleted and created anew: open it again", bucket=self.bucket))
@@ -334,12 +334,15 @@ class Follower:
             except DynlogError as error:  # following meets the same trouble and deals with it
                 logger.warning("bucket %s: no heartbeat: %s", self.bucket, error)
 
-    def _note(self, error: DynlogError) -> None:
+    def _take_note(self, error: DynlogError) -> None:
+        """Goes on with the state as it is if the error may pass; else nobody is to wait for ever."""
+        if not isinstance(error, PASSING):
+            self.fail(error)
+            return
         self.error = error
         if self.stale_since_ms is None:
             self.stale_since_ms = self._clock.time_ms()
-            passing = "" if isinstance(error, PASSING) else " (this does not pass by itself)"
-            logger.warning("bucket %s: stale%s: %s", self.bucket, passing, error)
+            logger.warning("bucket %s: stale: %s", self.bucket, error)
 
 
 def _nothing(records: int, size: int) -> None:
