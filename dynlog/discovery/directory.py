@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 from dynlog.discovery.foreign import FOREIGN, ForeignMark
 from dynlog.discovery.models import Entity, ModelCard, parse_card, parse_entity
 from dynlog.discovery.names import INSTANCES, MODELS, InstanceName, ModelName, parse_key, prefix_of
-from dynlog.discovery.registration import HeldLease, Registration
+from dynlog.discovery.registration import LeaseLike, Registration
 from dynlog.errors import MalformedRecord
 from dynlog.kv.bucket import Bucket
 from dynlog.kv.rows import Entry, Op
@@ -145,7 +145,7 @@ class Directory:
         """Everybody there, `Ready`, then whoever joins and leaves, as `Bucket.watch` does it."""
         return DirectoryWatch(self.bucket, INSTANCES + prefix_of(namespace, component, endpoint), from_revision)
 
-    def register(self, entity: Entity, lease: HeldLease, *, timeout: float = DEFAULT_TIMEOUT_S) -> Registration:
+    def register(self, entity: Entity, lease: LeaseLike, *, timeout: float = DEFAULT_TIMEOUT_S) -> Registration:
         """The entity's place, taken by ``async with`` and held while the lease lives: see `Registration`."""
         return Registration(self.bucket, entity, lease, timeout=timeout)
 

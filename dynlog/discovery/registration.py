@@ -34,7 +34,7 @@ ATTEMPTS = 100
 """A name that changes more often than this between a look and a write is fought over, not registered."""
 
 
-class HeldLease(Protocol):
+class LeaseLike(Protocol):
     """What a registration needs of a lease."""
 
     @property
@@ -56,7 +56,7 @@ class Registration:
     ``over`` is set once the entity must stop, and ``reason`` says why: fenced by a later life, lease lost, deleted.
     """
 
-    def __init__(self, bucket: Bucket, entity: Entity, lease: HeldLease, *, timeout: float = DEFAULT_TIMEOUT_S) -> None:
+    def __init__(self, bucket: Bucket, entity: Entity, lease: LeaseLike, *, timeout: float = DEFAULT_TIMEOUT_S) -> None:
         self.entity = entity.model_copy(update={"incarnation": lease.token})
         self.over = asyncio.Event()
         self.reason: DynlogError | None = None
