@@ -25,6 +25,9 @@ PACKAGES = (
     "redis",
     "hiredis",
     "minio",
+    "aetcd",
+    "grpcio",
+    "nats-py",
 )
 
 
@@ -66,6 +69,8 @@ def _servers() -> dict[str, str | None]:
         "kafka": _built("kafka"),
         "java": _answered("java", "-version", pattern=r'version "([^"]+)"'),
         "minio": _built("minio"),
+        "etcd": _built("etcd"),
+        "nats-server": _built("nats-server"),
     }
 
 
