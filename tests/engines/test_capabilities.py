@@ -10,7 +10,10 @@ from dynlog.topics import Capabilities
 from tests.house.repository import REPOSITORY
 
 BEGIN, END = "<!-- capabilities: tests/engines/test_capabilities.py -->", "<!-- end of capabilities -->"
-HEADER = "| engine | durability | marks are checked | a zombie is refused | log time | shared by | largest append |"
+HEADER = (
+    "| engine | durability | marks are checked | `expect=` is decided | a zombie is refused | log time | shared by "
+    "| largest append |"
+)
 
 
 def row(says: Capabilities) -> str:
@@ -18,6 +21,7 @@ def row(says: Capabilities) -> str:
         f"`{says.engine}://`",
         str(says.durability),
         "inside the append" if says.checks_marks else "by the reader, in log order",
+        "inside the append" if says.compare_and_append else "by log order",
         "when its successor registers" if says.fences_at_registration else "when its successor has written",
         "the server's" if says.server_time else "the host's",
         "one host, any number of processes" if says.single_host and says.many_processes
@@ -42,7 +46,7 @@ async def test_the_readme_says_of_every_engine_what_it_says_of_itself(
     table = "\n".join(
         [
             HEADER,
-            "|---|---|---|---|---|---|--:|",
+            "|---|---|---|---|---|---|---|--:|",
             *rows,
         ]
     )
