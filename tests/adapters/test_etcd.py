@@ -139,8 +139,8 @@ async def test_an_etcd_that_wants_a_password_gets_it_and_says_who_may_not(tmp_pa
         async with EtcdWriter(server.url) as etcd:
             await etcd.put(b"k", b"v")
             await etcd.want_passwords()
-        there = server.url.removeprefix("http://")
-        assert [e.value for e in (await read(f"http://root:right@{there}", "k")).entries] == [b"v"]
+        there, reader = server.url.removeprefix("http://"), "root"
+        assert [e.value for e in (await read(f"http://{reader}:right@{there}", "k")).entries] == [b"v"]
         told = {"ETCD_AUTH_USERNAME": "root", "ETCD_AUTH_PASSWORD": "right"}
         assert len((await read_etcd(etcd_place(server.url, told), [b"k"])).entries) == 1
         for who, why in (
