@@ -99,6 +99,7 @@ def test_who_only_asks_where_a_server_is_installs_nothing(tmp_path: Path) -> Non
             "kafka.sh: Kafka needs Java 17 or newer, and 'java' on PATH is 11",
         ),
         ("minio.sh", {}, "minio.sh: 'go' is not on PATH: minio is built from source; install Go 1.24 or newer (Debian"),
+        ("etcd.sh", {}, "etcd.sh: 'go' is not on PATH: etcd is built from source; install Go 1.24 or newer (Debian 13"),
         ("nats.sh", {}, "nats.sh: 'go' is not on PATH: nats-server is built from source; install Go 1.24 or newer ("),
     ],
 )
@@ -157,5 +158,5 @@ def test_everything_that_is_there_is_found_in_no_time() -> None:
     done = subprocess.run(
         [SERVERS / "all.sh"], env=os.environ, capture_output=True, text=True, check=True, timeout=2,
     )  # fmt: skip
-    assert len(done.stdout.splitlines()) == 4
+    assert len(done.stdout.splitlines()) == 5
     assert done.stderr == ""
