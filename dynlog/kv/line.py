@@ -76,9 +76,9 @@ class Place:
 
     async def leave(self) -> None:
         """Gives it up; if the log cannot be written to now, it goes soon after that, or with its lease."""
-        if self._over("it was given up"):
-            await self._end_guard()
+        self._over("it was given up")
         try:
+            await self._end_guard()
             await self._bucket.delete(self.key, timeout=LEAVE_S)
         except DynlogError:
             self.lease.discard(self.key)
@@ -121,12 +121,10 @@ class Place:
         self.reason = lease.reason or deleted
         self.lost.set()
 
-    def _over(self, why: str) -> bool:
-        if self.lost.is_set():
-            return self._guard is not None
-        self.reason = Closed(f"bucket {self._bucket.name!r}: {self.name!r}: {why}")
-        self.lost.set()
-        return self._guard is not None
+    def _over(self, why: str) -> None:
+        if not self.lost.is_set():
+            self.reason = Closed(f"bucket {self._bucket.name!r}: {self.name!r}: {why}")
+            self.lost.set()
 
     def _abandon(self) -> None:
         """Without waiting for anything."""
@@ -136,9 +134,9 @@ class Place:
         self.lease.discard(self.key)
 
     async def _end_guard(self) -> None:
-        assert self._guard is not None
-        self._guard.cancel()
-        await asyncio.gather(self._guard, return_exceptions=True)
+        if self._guard is not None:
+            self._guard.cancel()
+            await asyncio.gather(self._guard, return_exceptions=True)
 
 
 async def _gone(bucket: Bucket, key: str) -> Op | None:
