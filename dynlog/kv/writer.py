@@ -81,6 +81,7 @@ class Writer:
                 "written",
                 topic=self._topic,
             )
+        self._check()
         said: _Said | None = None
         try:
             async with asyncio.timeout(timeout):
@@ -97,6 +98,7 @@ class Writer:
         """Returns once everything that was acknowledged before the call is folded; callers share an append."""
         record = to_record(Barrier())
         size = encoded_bound(record) + MARK_BYTES
+        self._check()
         try:
             async with asyncio.timeout(timeout):
                 while (said := self._barrier) is None or said.sent or said.future.done():
@@ -122,9 +124,9 @@ class Writer:
         return said
 
     def _check(self) -> None:
+        self._follower.check()  # it may know more of why
         if self._closed:
             raise Closed(f"bucket {self._follower.bucket!r} was closed")
-        self._follower.check()
 
     def _too_late(self, timeout: float, said: _Said | None) -> DynlogError:
         bucket = self._follower.bucket

@@ -125,9 +125,10 @@ class LeaseSuite(KvBackend):
     async def test_the_lease_of_a_holder_that_is_gone_ends_for_all_within_the_ttl_and_a_little(
         self, log: Log, bucket: Bucket, log_url: str
     ) -> None:
-        async with elsewhere(log_url) as other, abandoned(log_url, key="k") as lease, other.watch() as watch:
+        async with elsewhere(log_url) as other, other.watch() as watch, abandoned(log_url, key="k") as lease:
             cut = time.monotonic()
             await until_ready(watch)
+            assert said(await take(watch, 1)) == ["k=here"]
             await bucket.barrier()
             assert lease.id in bucket.leases
             async with asyncio.timeout(PATIENCE_S):
