@@ -32,6 +32,7 @@ GROUPS: Mapping[str, _Home] = {
     "group": _Home("dynlog.cli.group_app", "app", "Consumer groups: members, lag, seek, remove."),
     "dlq": _Home("dynlog.cli.dlq_app", "app", "Dead letters: list, show, replay, drop."),
     "kv": _Home("dynlog.cli.kv_app", "app", "Key-value buckets: get, put, create, update, delete, watch, history."),
+    "lease": _Home("dynlog.cli.leases", "app", "Leases in key-value buckets: who holds which, and with which keys."),
     "router": _Home("dynlog.cli.router_app", "app", "A KV router whose state is rebuilt from a log: ingest, serve."),
     "objects": _Home("dynlog.cli.objects_app", "app", "Objects and folders: put, get, ls, head, rm, gc."),
     "entities": _Home("dynlog.cli.entities", "entities", "Who is there: the fleet's entities as a tree."),
