@@ -63,6 +63,7 @@ _PAUSES = Backoff(first=0.0005, factor=1.5, most=0.005)
 _COSTLY_PAUSES = Backoff(first=0.002, most=0.1)
 """Where an append that loses takes space for all that."""
 _NOWHERE = 1 << 62
+_MANY = 20_000
 _HEADER_BYTES = 2 * (10 + 20) + 4 * (len(MOVED) + len(MOVED_TIME))
 
 Progress = Callable[[int, int], None]
@@ -183,7 +184,7 @@ class _Compactor:
         if self._dropped >= start:
             start = self._before.earliest
         removable = self._counts.below(start)
-        planned = self._keeper.begin(start) if removable else 0
+        planned = await self._begin(start) if removable else 0
         dirty = max(removable - planned, 0) / records if records else 0.0
         plan = Compaction(
             self._next.topic, self._before.partition, False, records, records, removable, planned, dirty,
@@ -197,13 +198,19 @@ class _Compactor:
             start = min([self._next.offset, *(await self._held()).values(), await self._settled()])
             if self._dropped >= start:
                 return await self._truncate(replace(plan, repeats=True), plan.earliest)
-            self._keeper.begin(start)
+            await self._begin(start)
             await self._move()
         held = await self._held()
         if min(held.values(), default=start) <= self._dropped:
             # A holder that came meanwhile would stop the truncation below what was dropped.
             plan, start = replace(plan, blocked_by=_before(held, start)), plan.earliest
         return await self._truncate(plan, start)
+
+    async def _begin(self, start: int) -> int:
+        """Has the keeper begin; where that is long, in a thread, since nobody else has the keeper meanwhile."""
+        if self._counts.total < _MANY:
+            return self._keeper.begin(start)
+        return await asyncio.to_thread(self._keeper.begin, start)
 
     async def _held(self) -> dict[str, int]:
         """Where the holders stand that keep the partition from being truncated."""
