@@ -87,6 +87,8 @@ class KvFold:
         self._staged: list[Picture] = []
         self._passes: dict[int, tuple[int, str]] = {}  # where a compaction began -> (section, key) up to which it came
         self.complete = complete
+        self.whole_from = 0
+        """From this offset on it knew what is a change and what is not."""
         self.compacted = 0
         """Where the newest compaction that covered everything began: what lies below is not needed."""
         self.dirty_from = 0
@@ -282,7 +284,10 @@ class KvFold:
         covered = max(covered, (fact.section, fact.upto) if fact.upto else (fact.section + 1, ""))
         self._passes[start] = covered
         if covered[0] > KEYS:
-            self.complete = True
+            if not self.complete:
+                self.complete, self.whole_from = True, self.next
+                if self.changed is not None:
+                    self.changed.clear()
             if start >= self.compacted:
                 self.compacted, self.dirty_from = start, self.next
             self._passes = {at: place for at, place in self._passes.items() if at > start}

@@ -174,9 +174,9 @@ class Opening:
 
         def applied(piece: Batch) -> None:
             if fold.complete:
+                if recent.floor < fold.whole_from:
+                    recent.begin(fold.whole_from)
                 recent.add(changed)
-            else:
-                recent.begin(piece.next_offset)
             changed.clear()
 
         position = Position(self._topic.name, self._topic.incarnation, 0, opened.offset)

@@ -173,10 +173,12 @@ class CareSuite(KvBackend):
     ) -> None:
         async with elsewhere(log_url) as other, other.watch() as watch:
             await until_ready(watch)
-            put = await bucket.put("short", b"1", ttl_s=0.3)
-            await bucket.put("renewed", b"1", ttl_s=0.3)
-            await bucket.put("renewed", b"2", ttl_s=3600.0)
-            await bucket.put("stays", b"1")
+            put, *_ = await asyncio.gather(  # in one append, so that no time passes in between
+                bucket.put("short", b"1", ttl_s=0.3),
+                bucket.put("renewed", b"1", ttl_s=0.3),
+                bucket.put("renewed", b"2", ttl_s=3600.0),
+                bucket.put("stays", b"1"),
+            )
             events = await take(watch, 5)
             gone = events[-1]
             assert isinstance(gone, Changed)
@@ -192,8 +194,7 @@ class CareSuite(KvBackend):
             bucket = await kv.create(NAME, BucketSettings(ttl_s=0.2))
             async with bucket.watch() as watch:
                 await until_ready(watch)
-                await bucket.put("k", b"1")
-                await bucket.put("long", b"1", ttl_s=3600.0)
+                await asyncio.gather(bucket.put("k", b"1"), bucket.put("long", b"1", ttl_s=3600.0))
                 assert said(await take(watch, 3)) == ["k=1", "long=1", "-k"]
 
     # Leases, as the fold decides them

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
@@ -15,14 +16,17 @@ from dynlog.delivery import DeliveryPolicy
 from dynlog.errors import Closed, ConfigurationError, LogUnavailable, OutcomeUnknown, UnsupportedLogVersion
 from dynlog.kv import Bucket, BucketSettings, CompactionPolicy, open_kv
 from dynlog.kv.keys import KeyOrder
+from dynlog.kv.pictures import FIRST, behind, next_pictures
 from dynlog.kv.recent import Recent
+from dynlog.kv.records import Put, to_record
 from dynlog.kv.rows import Row
 from dynlog.kv.settings import settings_of
 from dynlog.log import Log
 from dynlog.open import open_log
+from dynlog.record import Mark, Record
 from tests.conformance.backend import after_turns
 from tests.faulty import Fault, FaultyLog
-from tests.kv.backend import NAME, contents, elsewhere, faulty
+from tests.kv.backend import NAME, contents, elsewhere, faulty, said, take
 
 QUICK = DeliveryPolicy(timeout_s=0.3, attempt_timeout_s=0.1)
 
@@ -143,8 +147,6 @@ async def test_closing_completes_what_was_sent_and_refuses_what_comes(log: Log, 
 
 
 async def test_a_foreign_record_in_the_topic_is_counted_and_changes_nothing(log: Log, bucket: Bucket) -> None:
-    from dynlog.record import Record
-
     await bucket.put("k", b"1")
     await log.append("dynlog.kv." + NAME, 0, [Record(parts=(b"noise",), key=b"k"), Record()])
     await bucket.barrier()
@@ -163,6 +165,39 @@ async def test_a_bucket_of_a_newer_dynlog_and_a_topic_that_is_none_are_refused(l
     assert (
         settings_of(await log.create_topic("dynlog.kv.x", labels={"dynlog.kv": '{"version": 1}'})) == BucketSettings()
     )
+
+
+async def test_a_repeat_of_what_was_compacted_away_is_a_repeat_also_for_who_begins_behind_it() -> None:
+    """Where marks are left to the reader, who begins at a compaction learns from it which were seen."""
+    url = f"memory://{uuid4().hex}?checks_marks=false"
+    async with open_log(url) as log, open_kv(log, compaction=None) as kv:
+        bucket = await kv.create(NAME)
+        record = replace(to_record(Put("k", b"1")), mark=Mark("p", 1, 0))
+        await log.append("dynlog.kv." + NAME, 0, [record])
+        await bucket.put("k", b"2")
+        assert (await bucket.compact()).truncation.earliest > 1
+        await log.append("dynlog.kv." + NAME, 0, [record])
+        async with elsewhere(url) as fresh:
+            assert fresh.status().started_from != "offset 0"
+            assert await contents(fresh) == await contents(bucket) == {"k": b"2"}
+
+
+async def test_what_changed_while_a_compaction_went_on_is_not_known_one_by_one_to_who_begins_there(
+    log: Log, bucket: Bucket, log_url: str
+) -> None:
+    """Before it is complete a state cannot tell what is a change."""
+    await bucket.put("a", b"1")
+    start, place = bucket.revision + 1, FIRST
+    while place is not None:
+        pictures = next_pictures(bucket.follower.fold, start, place, 1000)
+        for picture in pictures:
+            await bucket.say(picture)
+        await bucket.put("a", b"2")
+        place = behind(pictures[-1])  # type: ignore[assignment]
+    await bucket.follower.hold()
+    await log.truncate("dynlog.kv." + NAME, 0, start)
+    async with elsewhere(log_url) as fresh, fresh.watch(from_revision=start) as watch:
+        assert said(await take(watch, 3)) == ["resync", "+a=2", "ready"]
 
 
 @pytest.mark.parametrize("wrong", [{"min_records": 0}, {"dirty": 0.0}, {"dirty": 1.0}, {"every_s": 0.0}])
