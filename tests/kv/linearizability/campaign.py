@@ -28,12 +28,20 @@ class Process:
 
     def __init__(self, process: asyncio.subprocess.Process, answered: Callable[[int], None]) -> None:
         self.process = process
+        self._works = asyncio.Event()
         self._counting = asyncio.create_task(self._count(answered))
 
     async def _count(self, answered: Callable[[int], None]) -> None:
         assert self.process.stdout is not None
         while dots := await self.process.stdout.read(4096):
             answered(len(dots))
+            self._works.set()
+        self._works.set()
+
+    async def works(self) -> None:
+        """Waits until it has opened the bucket: that somebody finds no server at the start is no finding."""
+        async with asyncio.timeout(PATIENCE_S):
+            await self._works.wait()
 
     async def kill(self) -> None:
         """SIGKILL, and waits until it is gone."""
@@ -61,7 +69,7 @@ class Campaign:
         self._started = 0
 
     async def start_client(self) -> None:
-        """One more client."""
+        """One more client, at work."""
         self._started += 1
         arguments = [self.url, BUCKET, self.folder / f"{self._started}.history", f"c{self._started}"]
         process = await asyncio.create_subprocess_exec(
@@ -70,6 +78,7 @@ class Campaign:
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, cwd=ROOT,
         )  # fmt: skip
         self.clients.append(Process(process, self._count))
+        await self.clients[-1].works()
 
     async def replace_client(self, dice: random.Random) -> None:
         """SIGKILL for one client in the middle of what it does, and another one in its place."""
@@ -114,16 +123,24 @@ async def running(url: str, folder: Path, seed: int) -> AsyncIterator[Campaign]:
                     await client.kill()
 
 
+async def _compact(url: str) -> None:
+    async with open_log(url) as log, open_kv(log, compaction=None) as kv:
+        done = await (await kv.bucket(BUCKET)).compact(timeout=PATIENCE_S)
+    assert done.pictures > 0
+
+
 async def judged(
     url: str, direct: str, folder: Path, seed: int, strikes: int, strike: Callable[[Campaign], Awaitable[None]]
 ) -> list[Operation]:
     """Clients work on ``url`` and are struck at so often; then everything is read once more through ``direct``, and the
-    whole must be linearizable."""
+    whole must be linearizable.  Now and then the bucket is compacted under the clients' hands."""
     dice = random.Random(seed)
     async with running(url, folder, seed) as campaign:
-        for _ in range(strikes):
+        for number in range(strikes):
             await campaign.more(dice.randrange(100, 400))
             await strike(campaign)
+            if number % 2 == 0:
+                await _compact(direct)
         await campaign.more(200)
     keys = sorted(by_key(campaign.histories()))
     with Recorder(folder / "finally.history") as recorder:
