@@ -81,7 +81,9 @@ class KeyedLatest:
     """
 
     def __init__(self) -> None:
-        self._newest: dict[bytes, int] = {}  # the offset of the newest record, or ~offset of a tombstone
+        # The offset of the newest record, or ~offset of a tombstone; in the order of the offsets, so that none has to
+        # sort a million of them, which would hold up the event loop even from a thread.
+        self._newest: dict[bytes, int] = {}
         self._wanted = array("q")
         self._at = 0
         self._pending: list[StoredRecord] = []
@@ -93,10 +95,11 @@ class KeyedLatest:
                     f"topic {batch.topic!r}, partition {batch.partition}: the record at offset {offset} has no key, so "
                     "nothing ever replaces it: a topic is compacted by key only if all its records have one"
                 )
+            self._newest.pop(key, None)
             self._newest[key] = offset if body else ~offset
 
     def begin(self, start: int) -> int:
-        self._wanted = array("q", sorted(offset for offset in self._newest.values() if 0 <= offset < start))
+        self._wanted = array("q", (offset for offset in self._newest.values() if 0 <= offset < start))
         self._at, self._pending = 0, []
         return len(self._wanted)
 
