@@ -13,8 +13,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -58,10 +58,10 @@ class Election:
     @asynccontextmanager
     async def observe(self) -> AsyncIterator[AsyncIterator[Leader | None]]:
         """Who leads now, and then every change of that, for ever; what is iterated over raises as a watch does."""
-        async with self.bucket.watch(prefix=f"{self.name}/") as watch:
-            yield self._leaders(watch)
+        async with self.bucket.watch(prefix=f"{self.name}/") as watch, aclosing(self._leaders(watch)) as leaders:
+            yield leaders
 
-    async def _leaders(self, watch: Watch) -> AsyncIterator[Leader | None]:
+    async def _leaders(self, watch: Watch) -> AsyncGenerator[Leader | None, None]:
         candidates: dict[str, Entry] = {}
         said: Leader | None = None
         whole = False

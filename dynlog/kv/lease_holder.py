@@ -98,6 +98,11 @@ class HeldLease:
         """When the next heartbeat is due, by the holder's clock."""
         return self._sent + self.ttl_s / 3
 
+    @property
+    def ttl_over(self) -> float:
+        """When nobody may take it for held any more, by the holder's clock."""
+        return self._sent + self.ttl_s
+
     def renewed(self, sent: float) -> None:
         """A heartbeat (or the grant) that was sent then is acknowledged, and the lease lives in the log behind it."""
         self._sent = sent

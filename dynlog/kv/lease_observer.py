@@ -27,7 +27,7 @@ LOOK_S = 0.1
 """So often is it noted who was heard of, as long as there are leases."""
 JITTER_S = 0.2
 """Of several observers mostly one speaks: the others see that it is said."""
-AT_ONCE = 1000
+AT_ONCE = 4096
 SAY_S = 10.0
 
 
@@ -52,13 +52,13 @@ class LeaseObserver:
         follower, fold = self._follower, None
         silence = Silence(0.0)
         while follower.failure is None:
-            seen = follower.changes.count
+            seen = follower.restless.count
             if follower.fold is not fold:  # at the beginning, and when the state was rebuilt
                 fold = follower.fold
                 fold.heard_of()
                 silence = Silence(self._clock.monotonic(), fold.leases.values())
             if not fold.leases:
-                await follower.changes.beyond(seen)
+                await follower.restless.beyond(seen)
                 continue
             await asyncio.sleep(LOOK_S)
             if follower.stale_since_ms is not None or follower.fold is not fold:

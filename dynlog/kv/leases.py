@@ -37,7 +37,7 @@ NAMED_AT_ONCE = 1024
 """One heartbeat names at most so many leases; further ones go out in the same append."""
 SHORTEST_WAIT_S = 0.05
 CLOSE_S = 5.0
-DELETE_S = 10.0
+TIDY_S = 10.0
 
 
 class Leases:
@@ -52,7 +52,8 @@ class Leases:
         self._clock = clock or HolderClock()
         self._held: dict[str, HeldLease] = {}
         self._left: dict[str, HeldLease] = {}
-        self._wake, self._to_delete = asyncio.Event(), asyncio.Event()
+        self._lost: dict[str, float] = {}
+        self._wake, self._to_tidy = asyncio.Event(), asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -96,15 +97,16 @@ class Leases:
         """Ends the lease, and the keys bound to it are gone; its holder has to have stopped.
 
         One that has ended already is no error.  Raises what `Bucket.put` raises; the lease is then given up all the
-        same, and ends by itself.
+        same, and revoked later or expired.
         """
         lease.lose("it was revoked by its holder")
         await self.bucket.say(Revoke(lease.id), timeout=timeout)
+        self._lost.pop(lease.id, None)
 
     async def __aenter__(self) -> Self:
         self._tasks = [
             asyncio.create_task(self._keep(), name=f"dynlog-kv-{self.bucket.name}-leases"),
-            asyncio.create_task(self._delete_left(), name=f"dynlog-kv-{self.bucket.name}-left"),
+            asyncio.create_task(self._tidy(), name=f"dynlog-kv-{self.bucket.name}-tidy"),
         ]
         return self
 
@@ -121,8 +123,15 @@ class Leases:
                 logger.warning("bucket %s: a lease was not revoked and ends by itself: %s", self.bucket.name, failed)
 
     def _forget(self, lease: HeldLease) -> None:
+        """A lease is lost: once its TTL is over it is revoked, or a heartbeat that comes late would keep it alive."""
         if self._held.pop(lease.id, None) is not None:
             logger.info("bucket %s: %s", self.bucket.name, lease.reason)
+            self._lost[lease.id] = lease.ttl_over
+            self._to_tidy.set()
+
+    def _discard(self, lease: HeldLease, key: str) -> None:
+        self._left[key] = lease
+        self._to_tidy.set()
 
     # Heartbeats
 
@@ -179,24 +188,34 @@ class Leases:
 
     # What was given up in the middle of something
 
-    def _discard(self, lease: HeldLease, key: str) -> None:
-        self._left[key] = lease
-        self._to_delete.set()
-
-    async def _delete_left(self) -> None:
-        """Deletes the keys of waiters that were cancelled; if that cannot be done, their lease's end does it."""
+    async def _tidy(self) -> None:
+        """Deletes the keys of waiters that were cancelled, and ends leases that were lost; or the TTL does it."""
         pauses = iter(Backoff())
         while True:
+            self._to_tidy.clear()
+            lives, now = self.bucket.leases, self._clock.monotonic()
             self._left = {key: lease for key, lease in self._left.items() if lease.held}
-            if not self._left:
-                self._to_delete.clear()
-                await self._to_delete.wait()
+            self._lost = {id: at for id, at in self._lost.items() if id in lives}
+            due = [id for id, at in self._lost.items() if at <= now]
+            if not self._left and not due:
+                await self._something_to_tidy(min(self._lost.values(), default=None))
                 continue
-            key = next(iter(self._left))
-            try:
-                await self.bucket.say(Delete(key), timeout=DELETE_S)
-                del self._left[key]
-                pauses = iter(Backoff())
-            except DynlogError as error:
-                logger.warning("bucket %s: key %r is still there: %s", self.bucket.name, key, error)
+            facts: list[Delete | Revoke] = [*map(Delete, self._left), *map(Revoke, due)]
+            facts = facts[:NAMED_AT_ONCE]
+            said = await asyncio.gather(
+                *(self.bucket.say(fact, timeout=TIDY_S) for fact in facts), return_exceptions=True
+            )
+            for fact, outcome in zip(facts, said, strict=True):
+                if not isinstance(outcome, BaseException):
+                    self._left.pop(fact.key, None) if isinstance(fact, Delete) else self._lost.pop(fact.lease, None)
+            if any(isinstance(outcome, BucketNotFound | Closed) for outcome in said):
+                self._left, self._lost = {}, {}
+            elif any(isinstance(outcome, BaseException) for outcome in said):
                 await asyncio.sleep(next(pauses))
+            else:
+                pauses = iter(Backoff())
+
+    async def _something_to_tidy(self, at: float | None) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None if at is None else max(at - self._clock.monotonic(), 0.0)):
+                await self._to_tidy.wait()

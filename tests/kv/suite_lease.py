@@ -12,7 +12,7 @@ import pytest
 from dynlog.errors import BucketNotFound, Closed, LeaseLost
 from dynlog.kv import Bucket, Changed, HeldLease, Leases, Op, open_kv
 from dynlog.kv.lease_holder import margin
-from dynlog.kv.records import Beat, Expire, Fact, from_parts
+from dynlog.kv.records import Beat, Expire, Fact, Revoke, from_parts
 from dynlog.log import Log
 from dynlog.timing import SystemClock
 from tests.conformance.backend import PATIENCE_S, eventually, stored
@@ -144,20 +144,24 @@ class LeaseSuite(KvBackend):
         expiries = [fact for _, fact in await facts(log) if isinstance(fact, Expire)]
         assert {fact.lease for fact in expiries} == {lease.id}
 
-    async def test_a_lease_that_was_lost_stays_lost_whatever_the_log_says_later(self, log: Log, log_url: str) -> None:
+    async def test_a_lease_that_was_lost_stays_lost_and_a_late_heartbeat_does_not_keep_it_from_others(
+        self, log: Log, log_url: str
+    ) -> None:
         async with open_kv(log) as kv:
             await kv.create(NAME)
         async with faulty(log_url) as (bucket, wrapped), Leases(bucket) as leases:
             lease = await leases.grant(TTL_S)
-            wrapped.gate.clear()  # appends hang; the heartbeat is on its way, and the only observer's word behind it
+            wrapped.gate.clear()  # appends hang: the heartbeat is on its way, and the only observer's word behind it
             async with asyncio.timeout(PATIENCE_S):
                 await lease.lost.wait()
-            sent = bucket.leases[lease.id].beat
+            heard = bucket.leases[lease.id].beat
             wrapped.gate.set()
-            await beaten(bucket, [lease], sent)
+            await ended(bucket, lease)
             assert not lease.held
             with pytest.raises(LeaseLost, match="no heartbeat was acknowledged"):
                 lease.check()
+            later = [type(fact) for offset, fact in await facts(log) if offset > heard and not isinstance(fact, Expire)]
+            assert later == [Beat, Revoke], "the late heartbeat gave it another TTL, and its holder gave that back"
 
     async def test_a_short_outage_costs_no_lease(self, log: Log, log_url: str) -> None:
         async with open_kv(log) as kv:
