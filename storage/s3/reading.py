@@ -10,17 +10,17 @@ import urllib3
 from dynlog.errors import Closed, ObjectCorrupt, ObjectNotFound, ObjectStoreUnavailable
 from dynlog.objects import PIECE_BYTES, Progress, check_range
 from dynlog.storage.s3.connection import Exchange
-from dynlog.storage.s3.digest import Digest
+from dynlog.storage.s3.digest import Check
 from dynlog.storage.s3.failures import NO_ANSWER, Refused, Unreached
 from dynlog.storage.s3.looking import ATTEMPTS, Found, check_there, look, understand
 from dynlog.storage.s3.work import BACKOFF, PERSISTENCE_S, Work, ended
 from dynlog.timing import Deadline
 
-READ_TOGETHER = 8
+READ_TOGETHER = 16
 """Pieces that one thread reads in one go: a hand-over to the loop and back costs some 0.1 ms of processor time."""
 AHEAD = 2
-"""So many times that are read, or being read, before the caller asks for them: reading, hashing and the caller's own
-work then go on at once, and none waits for a hiccup of another."""
+"""So many times that are read, or being read, before the caller asks for them: reading and the caller's own work then
+go on at once, and neither waits for a hiccup of the other."""
 
 Pieces = list[bytes]
 
@@ -38,7 +38,7 @@ class OpenBody:
         self._open_ones = open_ones
         self._exchange = Exchange()
         self._response: urllib3.BaseHTTPResponse | None = None
-        self._digest: Digest | None = None
+        self._check: Check | None = None
         self._reading: asyncio.Task[None] | None = None
         self._ready: asyncio.Queue[Pieces | BaseException] = asyncio.Queue()
         self._room = asyncio.Semaphore(AHEAD)
@@ -54,7 +54,7 @@ class OpenBody:
             found = await (self._open_whole(timeout) if whole else self._look(timeout))
             start, stop = check_range(found.info, start, length)
             if start == 0 and stop == found.info.size:
-                self._digest = Digest(self._work)
+                self._check = Check(found.info.sha256, found.xxh3)
             self._reading = asyncio.ensure_future(self._read_ahead(found, start, stop, timeout))
             at = start
             while at < stop:
@@ -66,7 +66,7 @@ class OpenBody:
                         progress(at - start, stop - start)
                 self._room.release()
             if start == stop:
-                self._verify(found)
+                self._verify()
         finally:
             self._open_ones.discard(self)
             await self.end()
@@ -79,7 +79,7 @@ class OpenBody:
                 pieces = await self._read(found, at, stop, timeout)
                 at += sum(map(len, pieces))
                 if at == stop:
-                    self._verify(found)
+                    self._verify()
                 self._ready.put_nowait(pieces)
         except asyncio.CancelledError:
             self._ready.put_nowait(Closed("the read was closed"))
@@ -176,8 +176,8 @@ class OpenBody:
             raise ObjectStoreUnavailable("the server ignores ranges", store=self._work.store, key=self._key)
 
     def _chunk(self, most: int) -> Pieces:
-        """Reads some pieces and has them hashed; in a thread."""
-        response, digest = self._response, self._digest
+        """Reads some pieces and hashes them while they are in the processor's cache; in a thread."""
+        response, check = self._response, self._check
         if response is None:
             raise Unreached(OSError("closed"))
         pieces: Pieces = []
@@ -188,22 +188,21 @@ class OpenBody:
                     raise Unreached(OSError("the answer ended early"))
                 most -= len(piece)
                 pieces.append(piece)
-                if digest is not None:
-                    digest.take(piece)
-            if digest is not None and not most:
-                digest.finish()
+                if check is not None:
+                    check.update(piece)
         except (*NO_ANSWER, ValueError, AttributeError) as error:
             # The last two are what http.client says when the answer was closed under it.
             if not pieces:
                 raise Unreached(error) from error
         return pieces
 
-    def _verify(self, found: Found) -> None:
+    def _verify(self) -> None:
         """Raises ObjectCorrupt unless what was read is what was put; parts of a body have nothing to verify them by."""
-        if self._digest is not None and self._digest.hexdigest() != found.info.sha256:
+        check = self._check
+        if check is not None and check.found != check.expected:
             raise ObjectCorrupt(
-                f"its bytes have SHA-256 {self._digest.hexdigest()}, not the {found.info.sha256} under which they were "
-                "put: put it again",
+                f"its bytes have {check.name} {check.found}, not the {check.expected} that they were put under: put it "
+                "again",
                 store=self._work.store, key=self._key,
             )  # fmt: skip
 
@@ -229,6 +228,4 @@ class OpenBody:
             self._exchange.abort()
             reading.cancel()
             await ended(reading)
-        if self._digest is not None:
-            self._digest.drop()
         self._drop()

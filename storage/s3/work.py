@@ -86,10 +86,6 @@ class Work:
         """Something that talks to nobody."""
         return await self._computing.run(function, *args, **kwargs)
 
-    def compute_soon(self, function: Callable[[], object]) -> None:
-        """Has something computed that nobody waits for and that does not fail; from any thread."""
-        self._computing.begin(function)
-
     async def clean(self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
         """A request that a cancelled caller does not skip, nor a failure of it change anything."""
 
