@@ -16,11 +16,13 @@ from dynlog.storage.s3.looking import ATTEMPTS, Found, check_there, look, unders
 from dynlog.storage.s3.work import BACKOFF, PERSISTENCE_S, Work, ended
 from dynlog.timing import Deadline
 
-READ_TOGETHER = 16
-"""Pieces that one thread reads in one go: a hand-over to the loop and back costs some 0.1 ms of processor time."""
+READ_TOGETHER = 8
+"""Pieces that a thread hands over together: that costs some 0.1 ms of processor time."""
 AHEAD = 2
-"""So many times that are read, or being read, before the caller asks for them: reading and the caller's own work then
-go on at once, and neither waits for a hiccup of the other."""
+"""So many of these batches wait for the caller while another is read: reading and the caller's own work then go on at
+once, and neither waits for a hiccup of the other."""
+RUN_OF_BATCHES = 16
+"""A thread that has room goes on by itself for so many, each of which the caller's deadline would allow alone."""
 
 Pieces = list[bytes]
 
@@ -41,7 +43,10 @@ class OpenBody:
         self._check: Check | None = None
         self._reading: asyncio.Task[None] | None = None
         self._ready: asyncio.Queue[Pieces | BaseException] = asyncio.Queue()
-        self._room = asyncio.Semaphore(AHEAD)
+        self._at = 0
+        self._handed = self._taken = 0
+        self._went_on = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
 
     async def pieces(
         self, start: int, length: int | None, progress: Progress | None, timeout: float
@@ -55,7 +60,8 @@ class OpenBody:
             start, stop = check_range(found.info, start, length)
             if start == 0 and stop == found.info.size:
                 self._check = Check(found.info.sha256, found.xxh3)
-            self._reading = asyncio.ensure_future(self._read_ahead(found, start, stop, timeout))
+            self._at = start
+            self._reading = asyncio.ensure_future(self._read_ahead(found, stop, timeout))
             at = start
             while at < stop:
                 for piece in await self._next():
@@ -64,28 +70,35 @@ class OpenBody:
                     at += len(piece)
                     if progress is not None:
                         progress(at - start, stop - start)
-                self._room.release()
+                self._taken += 1
+                self._went_on.set()
             if start == stop:
                 self._verify()
         finally:
             self._open_ones.discard(self)
             await self.end()
 
-    async def _read_ahead(self, found: Found, at: int, stop: int, timeout: float) -> None:
+    async def _read_ahead(self, found: Found, stop: int, timeout: float) -> None:
         """Reads as far ahead as there is room for; what it raises is raised where the caller gets to it."""
         try:
-            while at < stop:
-                await self._room.acquire()
-                pieces = await self._read(found, at, stop, timeout)
-                at += sum(map(len, pieces))
-                if at == stop:
+            while self._at < stop:
+                while not self._has_room():
+                    self._went_on.clear()
+                    await self._went_on.wait()
+                pieces = await self._read(found, stop, timeout)
+                if self._at == stop:
                     self._verify()
-                self._ready.put_nowait(pieces)
+                if pieces:
+                    self._handed += 1
+                    self._ready.put_nowait(pieces)
         except asyncio.CancelledError:
             self._ready.put_nowait(Closed("the read was closed"))
             raise
         except Exception as error:
             self._ready.put_nowait(error)
+
+    def _has_room(self) -> bool:
+        return self._handed - self._taken < AHEAD
 
     async def _next(self) -> Pieces:
         self._work.waits.check()
@@ -134,25 +147,31 @@ class OpenBody:
         assert self._response is not None, "begun or raised"
         return self._response
 
-    async def _read(self, found: Found, at: int, stop: int, timeout: float) -> Pieces:
-        """The next pieces; goes on over a new connection where an old one broke, as long as the body is the same."""
+    async def _read(self, found: Found, stop: int, timeout: float) -> Pieces:
+        """Has the next pieces handed over, and returns the last of them, which the caller hands over.
+
+        Goes on over a new connection where an old one broke, as long as the body is the same.
+        """
         work = self._work
         patience = Deadline(PERSISTENCE_S)
         for pause in BACKOFF:
             with work.waits.operation():
                 if self._response is None:
-                    await self._go_on(found, at, stop, timeout)
+                    await self._go_on(found, self._at, stop, timeout)
                 async with work.waits.limit(timeout, f"get of {self._key!r}"):
+                    began = self._at
                     try:
-                        chunk = await work.step(self._exchange, self._chunk, stop - at)
+                        pieces = await work.step(self._exchange, self._batches, stop)
                     except Unreached as error:
                         self._drop()
+                        if self._at > began:
+                            return []
                         if patience.remaining <= pause:
                             raise work.translated(error, self._key) from error
                     else:
-                        if at + sum(map(len, chunk)) == stop:
+                        if self._at == stop:
                             self._finish()
-                        return chunk
+                        return pieces
             await asyncio.sleep(pause)
         raise AssertionError("a backoff has no end")
 
@@ -174,6 +193,18 @@ class OpenBody:
         if response.status != 206 and (at, stop) != (0, found.info.size):
             self._drop()
             raise ObjectStoreUnavailable("the server ignores ranges", store=self._work.store, key=self._key)
+
+    def _batches(self, stop: int) -> Pieces:
+        """Reads and hands over one batch after the other while there is room, and returns the last; in a thread."""
+        for _ in range(RUN_OF_BATCHES):
+            pieces = self._chunk(stop - self._at)
+            self._at += sum(map(len, pieces))
+            if self._at == stop or self._handed + 1 - self._taken >= AHEAD:
+                break
+            self._handed += 1
+            self._loop.call_soon_threadsafe(self._ready.put_nowait, pieces)
+            pieces = []
+        return pieces
 
     def _chunk(self, most: int) -> Pieces:
         """Reads some pieces and hashes them while they are in the processor's cache; in a thread."""

@@ -158,14 +158,14 @@ class Window(Generic[T]):
     """At most ``width`` calls under way, results in the order of the calls; whoever leaves the block ends them all."""
 
     def __init__(self, width: int) -> None:
-        self._width = width
+        self.width = width
         self._running: deque[asyncio.Task[T]] = deque()
         self.results: list[T] = []
 
     async def add(self, call: Coroutine[Any, Any, T]) -> None:
         """Begins the call once there is room; raises what an earlier one raised."""
         try:
-            while len(self._running) >= self._width:
+            while len(self._running) >= self.width:
                 await self._oldest()
         except BaseException:
             call.close()

@@ -22,7 +22,9 @@ from dynlog.storage.s3.probe import Conditions
 from dynlog.storage.s3.work import Window, Work
 from dynlog.uploads import MAX_PARTS
 
-PARTS_AT_ONCE = 2
+PARTS_AT_ONCE = 4
+MOST_UNDER_WAY = 64 << 20
+"""Fewer parts go at once where so many bytes would be under way: parts grow with the body."""
 ATTEMPTS = 5
 ABSENT = {"If-None-Match": "*"}
 
@@ -114,6 +116,7 @@ class _Writing:
         if self._parts > MAX_PARTS:
             raise ConfigurationError(f"object {self._wanted.key!r} is larger than the 5 TiB that S3 takes")
         await self._take(parcel)
+        window.width = max(1, min(PARTS_AT_ONCE, MOST_UNDER_WAY // len(parcel)))
         await window.add(self._send(self._parts, parcel))
 
     async def _begin(self) -> None:
