@@ -157,7 +157,8 @@ async def test_a_put_whose_server_is_gone_fails_and_leaves_nothing_that_can_be_r
             yield os.urandom(MIB)
 
     async with open_objects(own_minio.url(BUCKET, PREFIX)) as store:
-        with pytest.raises(ObjectStoreUnavailable, match=own_minio.endpoint):
+        # On a loaded machine the deadline may pass before the first refused connection.
+        with pytest.raises((ObjectStoreUnavailable, DeadlineExceeded), match=own_minio.endpoint):
             await store.put("k.bin", body(), timeout=2)
     await settled(before)
     await own_minio.start()
