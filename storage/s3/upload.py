@@ -108,7 +108,7 @@ class S3Upload(Upload):
     ) -> Part:
         check_part_number(number)
         work = self._work
-        with work.waits.operation():
+        with work.waits.operation(), work.translating(self._key):
             if not await is_there(work, self._about, timeout):
                 await self.about(timeout)
             whole, self._whole = self._whole, None
@@ -122,7 +122,7 @@ class S3Upload(Upload):
 
     async def complete(self, *, sha256: str | None = None, timeout: float = DEFAULT_TIMEOUT_S) -> ObjectInfo:
         work = self._work
-        with work.waits.operation():
+        with work.waits.operation(), work.translating(self._key):
             about = await self.about(timeout)
             found = await self._found(timeout)
             parts = [_part(part) for part in found]

@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import os
 import random
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -17,6 +17,8 @@ import pytest
 from dynlog.errors import DeadlineExceeded, DynlogError, ObjectStoreUnavailable
 from dynlog.objects import ObjectStore
 from dynlog.open import open_objects
+from dynlog.storage.s3.client import Client
+from dynlog.storage.s3.failures import Unreached
 from dynlog.testing.minio import MinioServer
 from tests.conformance.object_backend import PATIENCE_S, keys, possessions
 from tests.rounds import brief, outage_s, rounds
@@ -224,3 +226,35 @@ async def test_a_paused_server_costs_the_deadline_and_neither_a_thread_nor_the_c
     own_minio.resume()
     async with open_objects(own_minio.url(BUCKET, PREFIX)) as store:
         assert await store.get_bytes("k.bin") == b"x"
+
+
+async def test_what_makes_an_object_and_gets_no_answer_for_long_fails_with_an_error_of_ours(
+    minio: MinioServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than one request is tried again: each request that makes, completes or removes something, in turn."""
+    monkeypatch.setattr("dynlog.storage.s3.work.PERSISTENCE_S", 0.2)
+
+    def unreached(*_: object) -> None:
+        raise Unreached(ConnectionResetError("reset"))
+
+    async with open_objects(minio.url(BUCKET, prefix)) as store:
+        await store.put("k.bin", b"x")
+        upload = await store.start_upload("u.bin")
+        await upload.put_part(1, b"y")
+        calls: list[tuple[str, Callable[[], Awaitable[object]]]] = [
+            ("put", lambda: store.put("n.bin", b"n")),
+            ("put", lambda: upload.put_part(2, b"z")),
+            ("put", lambda: store.start_upload("v.bin")),
+            ("complete", lambda: store.put("n.bin", bytes(12 * MIB))),
+            ("complete", upload.complete),
+            ("delete", lambda: store.delete("k.bin")),
+            ("head", lambda: upload.put_part(2, b"z")),
+        ]
+        for request, call in calls:
+            with monkeypatch.context() as failing:
+                failing.setattr(Client, request, unreached)
+                with pytest.raises(ObjectStoreUnavailable, match="broke") as caught:
+                    await call()
+            assert caught.value.key
+        await upload.complete()
+        assert await keys(store) == ["k.bin", "u.bin"]
