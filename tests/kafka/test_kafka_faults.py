@@ -81,15 +81,18 @@ class Broker:
                 await asyncio.sleep(seconds)
                 self.proxy.mend()
 
-    def hold_answers(self) -> None:
-        """From the next answer on nothing arrives any more; what was asked has."""
+    def hold_answers(self) -> asyncio.Event:
+        """From the next answer on nothing arrives any more; what was asked has.  Set once there was that answer."""
+        held = asyncio.Event()
 
         def seen(way: Direction, _: bytes) -> None:
             if way is Direction.TO_CLIENT:
                 self.proxy.watch(None)
                 self.proxy.set(Network.HELD)
+                held.set()
 
         self.proxy.watch(seen)
+        return held
 
     def lose_answers(self) -> None:
         """What was held is lost with its connection, and the network is whole again."""
@@ -205,9 +208,11 @@ async def test_an_append_whose_acknowledgement_was_lost_is_sent_again_and_stored
         await log.create_topic("t")
         await log.append("t", 0, [Record(parts=(b"a",))])
         position = await beside.position("t", 0, "end")
-        broker.hold_answers()
+        held = broker.hold_answers()
         append = asyncio.create_task(log.append("t", 0, [Record(parts=(b"b",))]))  # no mark: nobody else could tell
         assert len(await beside.read(position, wait=20)) == 1
+        async with asyncio.timeout(20):
+            await held.wait()  # the record may be there before it was acknowledged
         assert not append.done()
         broker.lose_answers()
         assert (await append).offsets == (1,)
