@@ -7,6 +7,7 @@ holds the page against the file, so that no figure there is older than its sourc
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,7 @@ _PEERS = (
     "thread, ours reads columns: format and runs make the difference, not Python); a raw file with `write` + "
     "`fdatasync`; and, against the same server, plain aiokafka (batches of an idempotent producer, acks=all), plain "
     "redis-py (XADD in pipelines, XRANGE in pages) and plain minio-py (which verifies nothing that it reads unless the "
-    "row says so). All rows, also those with neither peer nor promise, such as all engines side by side, and the "
-    "versions of servers and clients: `benchmarks/results/latest.json`."
+    "row says so). All rows, and the versions of servers and clients: `benchmarks/results/latest.json`."
 )
 BEGIN, END = "<!-- figures: python -m benchmarks.figures -->", "<!-- end of figures -->"
 
@@ -50,7 +50,32 @@ def figures(document: dict[str, Any]) -> str:
         verdict = {None: "", True: row["required"], False: f"{row['required']} **missed**"}[row["met"]]
         value, peer = _number(row["value"]), _number(row["peer"])
         lines.append(f"| {row['name']} | {value} | {row['unit']} | {peer} | {ratio} | {verdict} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *side_by_side(document["benchmarks"].get("engines", ()))])
+
+
+def side_by_side(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The lines of a table with a column for each engine; the rows are named ``measure: engine``."""
+    if not rows:
+        return []
+    cells: dict[str, dict[str, dict[str, Any]]] = {}
+    engines: dict[str, str] = {}
+    for row in rows:
+        measure, _, engine = row["name"].rpartition(": ")
+        cells.setdefault(measure, {})[engine] = row
+        level = row["note"].removeprefix("durability: ") if row["note"].startswith("durability: ") else ""
+        engines[engine] = engines.get(engine) or level
+    lines = [
+        "",
+        "All engines side by side, in the same run, the servers on the same machine; in brackets what an acknowledged "
+        "append survives, so compare within a level:",
+        "",
+        f"| | {' | '.join(f'{engine} ({level})' for engine, level in engines.items())} | unit |",
+        f"|---|{'--:|' * len(engines)}---|",
+    ]
+    for measure, found in cells.items():
+        values = (_number(found[engine]["value"]) if engine in found else "" for engine in engines)
+        lines.append(f"| {measure} | {' | '.join(values)} | {next(iter(found.values()))['unit']} |")
+    return lines
 
 
 def with_figures(page: str, text: str) -> str:

@@ -1,8 +1,9 @@
 """(s) The S3 store against plain minio-py moving the same bytes to and from the same MinIO, in turns; memory meanwhile.
 
-Plain minio-py uploads three parts at once, and downloads to a sink without hashing; the store verifies SHA-256 both
-ways.  So there is a row in which minio-py's user verifies too, and one with the processor time that both then take,
-which, unlike the rates, depends little on who else uses the machine: client and server share its cores.
+Plain minio-py uploads three parts at once, and downloads to a sink without hashing; the store hashes what it puts by
+SHA-256, and verifies what it gets.  So there is a row in which minio-py's user verifies too, and one with the processor
+time that both then take, which, unlike the rates, depends little on who else uses the machine: client and server share
+its cores.
 """
 
 from __future__ import annotations

@@ -50,13 +50,6 @@ class BlockingPool:
                 await _settle(future)
             raise
 
-    def begin(self, function: Callable[[], object]) -> None:
-        """Has the function run, for nobody who waits for it; from any thread.  Raises Closed after `close`."""
-        try:
-            self._executor.submit(function)
-        except RuntimeError:
-            raise Closed("the pool of threads was closed") from None
-
     async def run_to_end(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """As `run`, but a cancelled caller does not keep the function from running: for cleaning up."""
         call = asyncio.ensure_future(self.run(function, *args, **kwargs))

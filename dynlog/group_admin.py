@@ -21,6 +21,7 @@ from dynlog.group_topic import (
     INCARNATION_LABEL,
     TOPIC_LABEL,
     find_group_topics,
+    find_orphans,
     group_topic,
     load,
     say,
@@ -49,13 +50,17 @@ class Lag:
 
 @dataclass(frozen=True, slots=True)
 class GroupPicture:
-    """A group on a topic as it is now; ``members`` by id with what they say of themselves."""
+    """A group on a topic as it is now; ``members`` by id with what they say of themselves.
+
+    An ``orphaned`` one is what is left of a group whose topic was deleted, or created anew since.
+    """
 
     group: str
     topic: str
     generation: int
     members: Mapping[str, str]
     lags: tuple[Lag, ...]
+    orphaned: bool = False
 
 
 async def list_groups(log: Log, topic: str | None = None) -> list[tuple[str, str]]:
@@ -97,6 +102,25 @@ async def describe_group(log: Log, topic: str, group: str) -> GroupPicture:
     ]
     members = {member.id: member.about for member in state.members.values()}
     return GroupPicture(group, topic, committed.generation, members, tuple(lags))
+
+
+async def orphaned_groups(log: Log, topic: str | None = None) -> list[GroupPicture]:
+    """What is left of groups whose topic (or that one) was deleted or created anew; `list_groups` leaves them out."""
+    return [_orphan(found) for found in await find_orphans(log, topic)]
+
+
+async def remove_orphans(log: Log, topic: str | None = None) -> list[GroupPicture]:
+    """Removes what `orphaned_groups` finds, and nothing of a living group of the same name; gives what it removed."""
+    removed = []
+    for found in await find_orphans(log, topic):
+        with suppress(TopicNotFound):
+            await log.delete_topic(found.name)
+            removed.append(_orphan(found))
+    return removed
+
+
+def _orphan(found: Topic) -> GroupPicture:
+    return GroupPicture(found.labels[GROUP_LABEL], found.labels.get(TOPIC_LABEL, ""), 0, {}, (), orphaned=True)
 
 
 async def _lag(log: Log, topic: Topic, part: PartitionState, position: int | None, member: str | None) -> Lag:

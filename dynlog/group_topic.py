@@ -95,3 +95,10 @@ async def take_picture(log: Log, position: Position, state: GroupFold) -> None:
 async def find_group_topics(log: Log, topic: str | None = None) -> list[Topic]:
     """The topics of all groups (of one topic)."""
     return [t for t in await log.topics() if is_internal(t) and (topic is None or t.labels.get(TOPIC_LABEL) == topic)]
+
+
+async def find_orphans(log: Log, topic: str | None = None) -> list[Topic]:
+    """The topics of groups whose topic was deleted, or created anew since: nothing reads them any more."""
+    found = await find_group_topics(log, topic)
+    known = {t.name: t.incarnation for t in await log.topics()}  # asked afterwards: what is not there now was deleted
+    return [t for t in found if t.labels.get(INCARNATION_LABEL) != known.get(t.labels.get(TOPIC_LABEL, ""))]

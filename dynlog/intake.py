@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Literal
@@ -29,6 +30,8 @@ from dynlog.topics import Topic
 
 logger = logging.getLogger(__name__)
 READ_WAIT_S = 20.0
+HELD_UP_S = 5.0
+"""How long a partition waits for one record before that is told."""
 
 
 class Guarantee(Enum):
@@ -49,8 +52,10 @@ class ConsumerSettings:
     """How a consumer consumes.
 
     ``start`` is where a name begins that never committed.  ``max_in_flight`` and ``max_in_flight_bytes`` bound what was
-    read and is not done, over all partitions.  ``drain_s`` is how long handlers may take to finish when their partition
-    moves or the consumer stops.  ``on_truncated="skip"`` goes on at the earliest record that is left, and counts.
+    read and is not done, over all partitions; a record that is never done stops its partition, and no other, once
+    65,536 records were taken from it on (`dynlog.lane.MOST_AHEAD`).  ``drain_s`` is how long handlers may take to
+    finish when their partition moves or the consumer stops.  ``on_truncated="skip"`` goes on at the earliest record
+    that is left, and counts.
     """
 
     guarantee: Guarantee = Guarantee.AT_LEAST_ONCE
@@ -130,6 +135,8 @@ class Intake:
             if group is not None and group.decode(errors="replace") != self._group:
                 self.counts.not_ours += 1
                 continue
+            if lane.full:
+                await self._until_done(lane)
             size = encoded_bound(stored.record)
             await self._room.take(size)
             lane.watermark.passed(stored.offset)
@@ -137,6 +144,19 @@ class Intake:
             lane.add(Delivery(batch.topic, batch.incarnation, stored, order, size, self._settler))
         lane.watermark.passed(batch.next_offset)
         lane.position = batch.next_position
+
+    async def _until_done(self, lane: Lane) -> None:
+        """One record holds up all that follow it, which is better than to remember without end what was done."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HELD_UP_S):
+                await lane.not_full()
+            return
+        logger.warning(
+            "%s/%d: the record at offset %d is not done although %d from it on were taken: the partition waits for it; "
+            "see whether its handler hangs",
+            self._topic.name, lane.partition, lane.watermark.position, lane.watermark.span,
+        )  # fmt: skip
+        await lane.not_full()
 
     def _order(self, stored: StoredRecord) -> object:
         """Records of the same order are handled one after the other."""

@@ -2,6 +2,7 @@
 
 * Records of one key are handed out one at a time, in offset order; records without a key wait for nobody.
 * Everything outstanding is in `Lane.live`; when the partition is lost, all of it is lost at once.
+* A record that is not done holds the watermark, so no more than `MOST_AHEAD` records are taken from it on.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ from dynlog.budget import Budget
 from dynlog.holding import Epoch
 from dynlog.received import Delivery, DeliveryState
 from dynlog.watermark import Watermark
+
+MOST_AHEAD = 1 << 16
+"""Records of a partition that are taken, done or not, from its first on that is not done: what a handler that never
+returns lets a consumer remember.  At the bound the partition waits for that record, and the others go on."""
 
 
 class LaneState(Enum):
@@ -99,6 +104,18 @@ class Lane:
         self._handed = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
+        self._moved = asyncio.Event()
+
+    @property
+    def full(self) -> bool:
+        """Whether no record may be added before the one at the watermark is done."""
+        return self.watermark.span >= MOST_AHEAD
+
+    async def not_full(self) -> None:
+        """Waits until a record may be added."""
+        while self.full:
+            self._moved.clear()
+            await self._moved.wait()
 
     def add(self, delivery: Delivery) -> None:
         """A record that was read; its room is taken already."""
@@ -131,6 +148,7 @@ class Lane:
         delivery.state = DeliveryState.DONE
         del self.live[delivery.offset]
         self.watermark.finish(delivery.offset)
+        self._moved.set()
         self._room.give(delivery.size)
         behind = self._behind[delivery.order]
         if behind:

@@ -154,7 +154,7 @@ class ObjectStore(ABC):
         progress: Progress | None = None,
         timeout: float = DEFAULT_TIMEOUT_S,
     ) -> AsyncIterator[bytes]:
-        """Streams the body, or ``length`` bytes of it from ``start``; a whole body is verified against its SHA-256.
+        """Streams the body, or ``length`` bytes of it from ``start``; a whole body is verified before its last piece.
 
         A read that has begun goes on with the body that it began with, or raises, whatever is put or deleted meanwhile.
         ``timeout`` bounds the wait for each piece.  Raises ObjectNotFound, ObjectCorrupt, ObjectStoreUnavailable,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
@@ -128,3 +129,8 @@ def positive(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) > 0):
         raise ValueError("a whole number above zero is needed")
     return int(text)
+
+
+def copy_command(url: str, path: Path) -> str:
+    """The command that copies a log into a file: the way where an engine has no backup of its own."""
+    return f"dynlog log copy {url} sqlite://{path.absolute()}"

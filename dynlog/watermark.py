@@ -23,6 +23,11 @@ class Watermark:
         """How many records between it and the last one begun are not finished."""
         return len(self._begun) - len(self._finished)
 
+    @property
+    def span(self) -> int:
+        """How many records from it on have begun, finished or not: what this takes in memory."""
+        return len(self._begun)
+
     def begin(self, offset: int) -> None:
         """A record is being handled."""
         self._begun.append(offset)

@@ -58,7 +58,7 @@ from dynlog.topics import (
     Truncation,
     check_name,
 )
-from dynlog.url import Url
+from dynlog.url import Url, copy_command
 from dynlog.waits import Waits
 
 _SPARE_S = 0.2
@@ -329,6 +329,6 @@ class KafkaLog(Log):
     async def backup(self, path: Path) -> None:
         self._check_open()
         raise ConfigurationError(
-            f"{self._url} cannot be written to {path}: copy it with MirrorMaker 2 (connect-mirror-maker.sh) into "
-            "another cluster"
+            f"{self._url} cannot be written to {path} as it is: '{copy_command(self.url, path)}' makes a log of its "
+            "own there, MirrorMaker 2 (connect-mirror-maker.sh) one in another cluster"
         )

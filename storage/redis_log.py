@@ -43,7 +43,7 @@ from dynlog.topics import (
     Topic,
     Truncation,
 )
-from dynlog.url import Url
+from dynlog.url import Url, copy_command
 
 OPEN_TIMEOUT_S = 30.0
 GRACE_S = 3.0
@@ -293,6 +293,6 @@ class RedisLog(Log):
     async def backup(self, path: Path) -> None:
         self._check()
         raise ConfigurationError(
-            f"{self._url} is backed up by Redis itself (BGSAVE, a replica, its append-only file), not to {path}; or "
-            "copy its topics into a sqlite:// log"
+            f"{self._url} is backed up by Redis itself (BGSAVE, a replica, its append-only file), not to {path}; "
+            f"'{copy_command(self._url, path)}' makes a log of its own there"
         )

@@ -102,7 +102,8 @@ class S3Objects(ObjectStore):
         wanted = Wanted(
             self._work.names.of(key), key, check_metadata(metadata), check_expiry(expires_after_s), if_absent
         )
-        return await store_body(self._work, self._conditions, wanted, body, progress, timeout)
+        with self._work.translating(key):
+            return await store_body(self._work, self._conditions, wanted, body, progress, timeout)
 
     def get(
         self,
@@ -132,7 +133,7 @@ class S3Objects(ObjectStore):
             await self._work.write(f"delete of {key!r}", timeout, self._work.client.delete, name)
 
     async def gc(self, *, older_than_s: float = STALE_AFTER_S, timeout: float = DEFAULT_TIMEOUT_S) -> Collected:
-        with self._work.waits.operation():
+        with self._work.waits.operation(), self._work.translating(None):
             return await Collection(self._work, older_than_s, timeout).run()
 
     async def start_upload(

@@ -38,6 +38,7 @@ KEPT_FOR_EVER = {
     "message.timestamp.type": "LogAppendTime",
 }
 """Nothing but dynlog truncates a topic that dynlog made, and log time is the broker's."""
+INVALID_REPLICATION, BROKER_NOT_AVAILABLE = 38, 8
 _TOPIC = 2
 _READ_COMMITTED = 1
 
@@ -53,7 +54,9 @@ async def create_topic(cluster: Cluster, name: str, partitions: int, replication
 def _created(name: str) -> Callable[[Any], int]:
     def code_of(answer: Any) -> int:
         ((_, code, message),) = answer.topic_errors
-        if code in (INVALID_TOPIC, 37, 38, 42, 44):
+        if code == INVALID_REPLICATION and "fenced" in (message or ""):
+            return BROKER_NOT_AVAILABLE  # so a cluster answers whose brokers have just started, or were stopped a while
+        if code in (INVALID_TOPIC, 37, INVALID_REPLICATION, 42, 44):
             raise ConfigurationError(f"Kafka does not create the topic {name}: {name_of(code)}, {message}")
         return 0 if code == TOPIC_EXISTS else code
 

@@ -26,6 +26,9 @@ from aiokafka.protocol.types import (
 )
 
 OLDEST_BROKER = "3.1"
+METADATA = 3
+BROKER_REGISTRATION = 62
+"""A request that only controllers take."""
 NO_ID = bytes(16)
 _NAME = CompactString("utf-8")
 _TAGS = ("tags", TaggedFields)
@@ -45,7 +48,7 @@ class Uuid(AbstractType[bytes]):  # type: ignore[misc]
 
 
 class _MetadataResponse(Response):  # type: ignore[misc]
-    API_KEY = 3
+    API_KEY = METADATA
     API_VERSION = 12
     SCHEMA = Schema(
         ("throttle_time_ms", Int32),
@@ -81,7 +84,7 @@ class _MetadataResponse(Response):  # type: ignore[misc]
 
 
 class _MetadataStruct(RequestStruct):  # type: ignore[misc]
-    API_KEY = 3
+    API_KEY = METADATA
     API_VERSION = 12
     FLEXIBLE_VERSION = True
     RESPONSE_TYPE = _MetadataResponse
@@ -189,7 +192,7 @@ class _DeleteTopicsStruct(RequestStruct):  # type: ignore[misc]
 class MetadataRequest(Request[_MetadataStruct]):  # type: ignore[misc]
     """Brokers, and topics with their ids and leaders; never creates a topic."""
 
-    API_KEY = 3
+    API_KEY = METADATA
 
     def __init__(self, names: Sequence[str] | None) -> None:
         topics = None if names is None else [(NO_ID, name, _NO_TAGS) for name in names]

@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 
 import aiokafka.errors
 from aiokafka.conn import AIOKafkaConnection, create_conn
+from aiokafka.protocol.admin import ApiVersionRequest
 
 from dynlog.errors import Closed, ConfigurationError
 from dynlog.storage.kafka.failures import NoAnswer, NotSent
 from dynlog.storage.kafka.options import Settings
-from dynlog.storage.kafka.protocol import OLDEST_BROKER
+from dynlog.storage.kafka.protocol import BROKER_REGISTRATION, METADATA, OLDEST_BROKER
 from dynlog.timing import SYSTEM_CLOCK
 
 CONNECT_S = 5.0
@@ -85,13 +86,26 @@ class Wires:
             self._went_unanswered(address, purpose, connection, asked_at)
             raise NoAnswer(f"the broker {address} did not answer within {seconds:.3g} s") from None
         except (aiokafka.errors.IncompatibleBrokerVersion, NotImplementedError):
-            raise ConfigurationError(f"the broker {address} is older than Kafka {OLDEST_BROKER}: upgrade it") from None
+            raise await self._unsuitable(address, connection) from None
         except (OSError, aiokafka.errors.KafkaError) as error:
             self._drop(address, purpose, connection)
             raise NoAnswer(f"the connection to the broker {address} broke: {error}{self._hint}") from error
         except (ValueError, IndexError, AssertionError) as error:
             self._drop(address, purpose, connection)
             raise NoAnswer(f"the broker {address} sent what is no answer: {error!r}") from error
+
+    @staticmethod
+    async def _unsuitable(address: Address, connection: AIOKafkaConnection) -> ConfigurationError:
+        """Why somebody who speaks Kafka does not know the requests that every broker knows since `OLDEST_BROKER`."""
+        with suppress(OSError, TimeoutError, NotImplementedError, aiokafka.errors.KafkaError):
+            async with asyncio.timeout(CONNECT_S):
+                known = {key for key, *_ in (await connection.send(ApiVersionRequest())).api_versions}
+            if BROKER_REGISTRATION in known and METADATA not in known:
+                return ConfigurationError(
+                    f"{address} is a controller's listener (KRaft), which serves brokers only: name a broker's, as in "
+                    "its advertised.listeners"
+                )
+        return ConfigurationError(f"the broker {address} is older than Kafka {OLDEST_BROKER}: upgrade it")
 
     def _went_unanswered(
         self, address: Address, purpose: Purpose, connection: AIOKafkaConnection, asked_at: float

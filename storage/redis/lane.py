@@ -1,6 +1,7 @@
-"""A lane is one connection that many tasks share: what queued while the last exchange ran goes out as one pipeline.
+"""A lane is one connection that many tasks share: what queued meanwhile goes out as one pipeline.
 
-So many small appends cost one write and one fsync of the server together.  **A cancelled caller poisons nothing**: its
+So many small appends cost one write and one fsync of the server together, and while replies are read the server
+already works on what their readers sent next.  **A cancelled caller poisons nothing**: its
 command is skipped if it has not left yet, else its reply is read and dropped.  A connection that breaks is given up;
 each command that had left is told `Broken`, the others wait for the next connection.  One whose replies are late is
 compared with a new one: if that is answered the old one is dead (half-open), else the server is slow and is waited for,
@@ -32,6 +33,10 @@ MOST_QUEUED = 16_384
 MOST_COMMANDS = 256
 """At most so many commands, and bytes, leave at once."""
 MOST_BYTES = 4 << 20
+TOPPED_UP = 16
+"""After so many replies their readers get a turn, and what they send next leaves: client and server work at once."""
+EXCHANGE_S = 0.25
+"""An exchange is not topped up for longer, so that between two the connection is looked at."""
 Command = Sequence[str | bytes | int]
 RUN = b"\0run"
 """An argument in whose place goes, when the command leaves, which run of the server it goes to, and whether what that
@@ -156,11 +161,13 @@ class Lane:
         """Drops the commands that nobody waits for any more."""
         self._queue = deque(call for call in self._queue if not call.reply.done())
 
-    def _take(self) -> list[Call]:
+    def _take(self, most: int = MOST_COMMANDS, *, stop_at_blocking: bool = False) -> list[Call]:
         """What goes out next: everything queued, within bounds, whose caller is still there."""
         batch: list[Call] = []
         size = 0
-        while self._queue and len(batch) < MOST_COMMANDS and (not batch or size + self._queue[0].size <= MOST_BYTES):
+        while self._queue and len(batch) < most and (not batch or size + self._queue[0].size <= MOST_BYTES):
+            if stop_at_blocking and _blocks(self._queue[0]):
+                break
             call = self._queue.popleft()
             if not call.reply.done():
                 batch.append(call)
@@ -168,22 +175,20 @@ class Lane:
         return batch
 
     async def _exchange(self, link: Link, batch: list[Call]) -> None:
-        """Sends the batch and reads its replies."""
+        """Sends the batch and reads its replies, and those of what is sent meanwhile."""
         connection = link.connection
-        where = f"{link.facts.run} {int(link.facts.strong)}".encode()
-        packed = [_packed(call.command, where) for call in batch]
-        for call in batch:
-            call.sent = True
-        answered = 0
         loop = asyncio.get_running_loop()
         now = loop.time
-        blocks = any(call.command[0] == "WAIT" for call in batch)
+        under_way = deque(batch)
+        blocks = any(map(_blocks, batch))
         self._answered_at = extended = now()
+        last_top_up = extended + EXCHANGE_S
         suspicion = None if blocks else loop.call_later(LATE_S, self._suspect, link)
         try:
             async with asyncio.timeout(STALL_S) as limit:
-                await connection.send_packed_command(packed, check_health=False)
-                for call in batch:
+                await self._send(link, batch)
+                turn = _turn(under_way)
+                while under_way:
                     self._answered_at = now()
                     if self._answered_at - extended > LATE_S / 4:
                         extended = self._answered_at
@@ -191,23 +196,39 @@ class Lane:
                     try:
                         reply = await connection.read_response(disable_decoding=True)
                     except ResponseError as error:
-                        if not call.reply.done():
+                        if not (call := under_way.popleft()).reply.done():
                             call.reply.set_exception(error)
                     else:
-                        if not call.reply.done():
+                        if not (call := under_way.popleft()).reply.done():
                             call.reply.set_result(reply)
-                    answered += 1
+                    turn -= 1
+                    if not turn and under_way:
+                        await asyncio.sleep(0)
+                        if not (blocks or self._stale or self._closed or self._answered_at > last_top_up):
+                            more = self._take(MOST_COMMANDS - len(under_way), stop_at_blocking=True)
+                            under_way += more
+                            await self._send(link, more)
+                        turn = _turn(under_way)
         except Exception as error:  # a spoilt stream makes redis-py's parser raise more than its own errors
             self.trouble = LogUnavailable(f"the connection broke: {str(error) or f'no reply for {STALL_S:g} s'}")
-            self._fail(batch[answered:], Broken(str(error) or "no reply"))
+            self._fail(under_way, Broken(str(error) or "no reply"))
             await self._give_up()
         except BaseException:
-            self._fail(batch[answered:], Closed("the log was closed"))
+            self._fail(under_way, Closed("the log was closed"))
             await self._give_up()
             raise
         finally:
             if suspicion is not None:
                 suspicion.cancel()
+
+    @staticmethod
+    async def _send(link: Link, calls: Sequence[Call]) -> None:
+        where = f"{link.facts.run} {int(link.facts.strong)}".encode()
+        packed = [_packed(call.command, where) for call in calls]
+        for call in calls:
+            call.sent = True
+        if packed:
+            await link.connection.send_packed_command(packed, check_health=False)
 
     def _suspect(self, link: Link) -> None:
         """Has a connection compared with a new one, if its replies are still late."""
@@ -245,6 +266,15 @@ class Lane:
             if not call.reply.done():
                 call.reply.set_exception(error)
                 call.reply.exception()  # whoever waits gets it; nobody waiting is not worth a warning
+
+
+def _blocks(call: Call) -> bool:
+    """Whether the server may take its time over it."""
+    return call.command[0] == "WAIT"
+
+
+def _turn(under_way: deque[Call]) -> int:
+    return max(1, min(TOPPED_UP, len(under_way) // 2))
 
 
 def _packed(command: Command, where: bytes) -> bytes:

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 from pydantic import BaseModel, ValidationError
@@ -38,8 +39,16 @@ class Note(BaseModel):
     modified_ms: int
     size: int = 0
     sha256: str = ""
+    xxh3: str = ""
     expires_ms: int | None = None
     metadata: dict[str, str] = {}
+
+
+class Known(NamedTuple):
+    """An object, and the XXH3-128 of its body; empty if an older dynlog put it."""
+
+    info: ObjectInfo
+    xxh3: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +64,14 @@ def new_id() -> str:
     return uuid.uuid4().hex
 
 
-def headers_of(info: ObjectInfo, object_id: str) -> dict[str, str] | None:
+def headers_of(info: ObjectInfo, xxh3: str, object_id: str) -> dict[str, str] | None:
     """The headers that say all of it; None if they would be too large."""
-    headers = {f"{_OURS}sha256": info.sha256, **_times(info, object_id), **_metadata_headers(info.metadata)}
+    headers = {
+        f"{_OURS}sha256": info.sha256,
+        f"{_OURS}xxh3": xxh3,
+        **_times(info, object_id),
+        **_metadata_headers(info.metadata),
+    }
     return _as_headers(headers, info.metadata) if _size(headers) <= MOST_HEADER_BYTES else None
 
 
@@ -75,7 +89,7 @@ def id_of(headers: Mapping[str, str]) -> str:
     return headers.get(f"{_META}{_OURS}id", "")
 
 
-def info_of(key: str, size: int, headers: Mapping[str, str]) -> ObjectInfo | Reference | None:
+def info_of(key: str, size: int, headers: Mapping[str, str]) -> Known | Reference | None:
     """What headers say; None if something else put the object."""
 
     def ours(name: str) -> str:
@@ -93,12 +107,13 @@ def info_of(key: str, size: int, headers: Mapping[str, str]) -> ObjectInfo | Ref
             metadata[name.removeprefix(_META)] = _decoded(value)
         elif name.startswith(_META + _ESCAPED):
             metadata[_OURS + name.removeprefix(_META + _ESCAPED)] = _decoded(value)
-    return ObjectInfo(
+    info = ObjectInfo(
         key, size, ours("sha256"), int(ours("modified")), MappingProxyType(metadata), int(expires) if expires else None
     )
+    return Known(info, ours("xxh3"))
 
 
-def noted(key: str, size: int, body: bytes) -> ObjectInfo | None:
+def noted(key: str, size: int, body: bytes) -> Known | None:
     """What a note says; None unless it is one of a whole object of that size."""
     try:
         note = Note.model_validate_json(body)
@@ -106,7 +121,8 @@ def noted(key: str, size: int, body: bytes) -> ObjectInfo | None:
         return None
     if not note.sha256 or note.size != size:
         return None
-    return ObjectInfo(key, size, note.sha256, note.modified_ms, MappingProxyType(note.metadata), note.expires_ms)
+    info = ObjectInfo(key, size, note.sha256, note.modified_ms, MappingProxyType(note.metadata), note.expires_ms)
+    return Known(info, note.xxh3)
 
 
 def _times(info: ObjectInfo, object_id: str) -> dict[str, str]:

@@ -23,6 +23,7 @@ class Found(NamedTuple):
     info: ObjectInfo
     etag: str
     id: str
+    xxh3: str
 
 
 async def look(work: Work, name: str, key: str, timeout: float) -> Found:
@@ -40,23 +41,23 @@ async def look(work: Work, name: str, key: str, timeout: float) -> Found:
 async def understand(work: Work, key: str, headers: Mapping[str, str], timeout: float) -> Found | None:
     """What the headers of an answer say; None if they name a note that is not there (any more)."""
     size = int(headers.get("content-length") or 0)
-    info = info_of(key, size, headers)
-    if info is None:
+    known = info_of(key, size, headers)
+    if known is None:
         raise ObjectCorrupt(
             "something else than dynlog put this object, it has no SHA-256 to verify it by: put it again by dynlog",
             store=work.store, key=key,
         )  # fmt: skip
-    if isinstance(info, Reference):
+    if isinstance(known, Reference):
         # Whoever replaces the object may remove the old note between two requests: the caller looks again then.
         try:
             with work.translating(key):
-                note = await work.ask_raw(f"note of {key!r}", timeout, work.client.read, info.note)
+                note = await work.ask_raw(f"note of {key!r}", timeout, work.client.read, known.note)
         except ObjectNotFound:
             return None
-        info = noted(key, size, note.body)
-        if info is None:
+        known = noted(key, size, note.body)
+        if known is None:
             return None
-    return Found(info, headers.get("etag", ""), id_of(headers))
+    return Found(known.info, headers.get("etag", ""), id_of(headers), known.xxh3)
 
 
 def has_expired(info: ObjectInfo, now_ms: int) -> bool:

@@ -10,17 +10,19 @@ import urllib3
 from dynlog.errors import Closed, ObjectCorrupt, ObjectNotFound, ObjectStoreUnavailable
 from dynlog.objects import PIECE_BYTES, Progress, check_range
 from dynlog.storage.s3.connection import Exchange
-from dynlog.storage.s3.digest import Digest
+from dynlog.storage.s3.digest import Check
 from dynlog.storage.s3.failures import NO_ANSWER, Refused, Unreached
 from dynlog.storage.s3.looking import ATTEMPTS, Found, check_there, look, understand
 from dynlog.storage.s3.work import BACKOFF, PERSISTENCE_S, Work, ended
 from dynlog.timing import Deadline
 
 READ_TOGETHER = 8
-"""Pieces that one thread reads in one go: a hand-over to the loop and back costs some 0.1 ms of processor time."""
+"""Pieces that a thread hands over together: that costs some 0.1 ms of processor time."""
 AHEAD = 2
-"""So many times that are read, or being read, before the caller asks for them: reading, hashing and the caller's own
-work then go on at once, and none waits for a hiccup of another."""
+"""So many of these batches wait for the caller while another is read: reading and the caller's own work then go on at
+once, and neither waits for a hiccup of the other."""
+RUN_OF_BATCHES = 16
+"""A thread that has room goes on by itself for so many, each of which the caller's deadline would allow alone."""
 
 Pieces = list[bytes]
 
@@ -38,10 +40,13 @@ class OpenBody:
         self._open_ones = open_ones
         self._exchange = Exchange()
         self._response: urllib3.BaseHTTPResponse | None = None
-        self._digest: Digest | None = None
+        self._check: Check | None = None
         self._reading: asyncio.Task[None] | None = None
         self._ready: asyncio.Queue[Pieces | BaseException] = asyncio.Queue()
-        self._room = asyncio.Semaphore(AHEAD)
+        self._at = 0
+        self._handed = self._taken = 0
+        self._went_on = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
 
     async def pieces(
         self, start: int, length: int | None, progress: Progress | None, timeout: float
@@ -54,8 +59,9 @@ class OpenBody:
             found = await (self._open_whole(timeout) if whole else self._look(timeout))
             start, stop = check_range(found.info, start, length)
             if start == 0 and stop == found.info.size:
-                self._digest = Digest(self._work)
-            self._reading = asyncio.ensure_future(self._read_ahead(found, start, stop, timeout))
+                self._check = Check(found.info.sha256, found.xxh3)
+            self._at = start
+            self._reading = asyncio.ensure_future(self._read_ahead(found, stop, timeout))
             at = start
             while at < stop:
                 for piece in await self._next():
@@ -64,28 +70,35 @@ class OpenBody:
                     at += len(piece)
                     if progress is not None:
                         progress(at - start, stop - start)
-                self._room.release()
+                self._taken += 1
+                self._went_on.set()
             if start == stop:
-                self._verify(found)
+                self._verify()
         finally:
             self._open_ones.discard(self)
             await self.end()
 
-    async def _read_ahead(self, found: Found, at: int, stop: int, timeout: float) -> None:
+    async def _read_ahead(self, found: Found, stop: int, timeout: float) -> None:
         """Reads as far ahead as there is room for; what it raises is raised where the caller gets to it."""
         try:
-            while at < stop:
-                await self._room.acquire()
-                pieces = await self._read(found, at, stop, timeout)
-                at += sum(map(len, pieces))
-                if at == stop:
-                    self._verify(found)
-                self._ready.put_nowait(pieces)
+            while self._at < stop:
+                while not self._has_room():
+                    self._went_on.clear()
+                    await self._went_on.wait()
+                pieces = await self._read(found, stop, timeout)
+                if self._at == stop:
+                    self._verify()
+                if pieces:
+                    self._handed += 1
+                    self._ready.put_nowait(pieces)
         except asyncio.CancelledError:
             self._ready.put_nowait(Closed("the read was closed"))
             raise
         except Exception as error:
             self._ready.put_nowait(error)
+
+    def _has_room(self) -> bool:
+        return self._handed - self._taken < AHEAD
 
     async def _next(self) -> Pieces:
         self._work.waits.check()
@@ -134,25 +147,31 @@ class OpenBody:
         assert self._response is not None, "begun or raised"
         return self._response
 
-    async def _read(self, found: Found, at: int, stop: int, timeout: float) -> Pieces:
-        """The next pieces; goes on over a new connection where an old one broke, as long as the body is the same."""
+    async def _read(self, found: Found, stop: int, timeout: float) -> Pieces:
+        """Has the next pieces handed over, and returns the last of them, which the caller hands over.
+
+        Goes on over a new connection where an old one broke, as long as the body is the same.
+        """
         work = self._work
         patience = Deadline(PERSISTENCE_S)
         for pause in BACKOFF:
             with work.waits.operation():
                 if self._response is None:
-                    await self._go_on(found, at, stop, timeout)
+                    await self._go_on(found, self._at, stop, timeout)
                 async with work.waits.limit(timeout, f"get of {self._key!r}"):
+                    began = self._at
                     try:
-                        chunk = await work.step(self._exchange, self._chunk, stop - at)
+                        pieces = await work.step(self._exchange, self._batches, stop)
                     except Unreached as error:
                         self._drop()
+                        if self._at > began:
+                            return []
                         if patience.remaining <= pause:
                             raise work.translated(error, self._key) from error
                     else:
-                        if at + sum(map(len, chunk)) == stop:
+                        if self._at == stop:
                             self._finish()
-                        return chunk
+                        return pieces
             await asyncio.sleep(pause)
         raise AssertionError("a backoff has no end")
 
@@ -175,9 +194,21 @@ class OpenBody:
             self._drop()
             raise ObjectStoreUnavailable("the server ignores ranges", store=self._work.store, key=self._key)
 
+    def _batches(self, stop: int) -> Pieces:
+        """Reads and hands over one batch after the other while there is room, and returns the last; in a thread."""
+        for _ in range(RUN_OF_BATCHES):
+            pieces = self._chunk(stop - self._at)
+            self._at += sum(map(len, pieces))
+            if self._at == stop or self._handed + 1 - self._taken >= AHEAD:
+                break
+            self._handed += 1
+            self._loop.call_soon_threadsafe(self._ready.put_nowait, pieces)
+            pieces = []
+        return pieces
+
     def _chunk(self, most: int) -> Pieces:
-        """Reads some pieces and has them hashed; in a thread."""
-        response, digest = self._response, self._digest
+        """Reads some pieces and hashes them while they are in the processor's cache; in a thread."""
+        response, check = self._response, self._check
         if response is None:
             raise Unreached(OSError("closed"))
         pieces: Pieces = []
@@ -188,22 +219,21 @@ class OpenBody:
                     raise Unreached(OSError("the answer ended early"))
                 most -= len(piece)
                 pieces.append(piece)
-                if digest is not None:
-                    digest.take(piece)
-            if digest is not None and not most:
-                digest.finish()
+                if check is not None:
+                    check.update(piece)
         except (*NO_ANSWER, ValueError, AttributeError) as error:
             # The last two are what http.client says when the answer was closed under it.
             if not pieces:
                 raise Unreached(error) from error
         return pieces
 
-    def _verify(self, found: Found) -> None:
+    def _verify(self) -> None:
         """Raises ObjectCorrupt unless what was read is what was put; parts of a body have nothing to verify them by."""
-        if self._digest is not None and self._digest.hexdigest() != found.info.sha256:
+        check = self._check
+        if check is not None and check.found != check.expected:
             raise ObjectCorrupt(
-                f"its bytes have SHA-256 {self._digest.hexdigest()}, not the {found.info.sha256} under which they were "
-                "put: put it again",
+                f"its bytes have {check.name} {check.found}, not the {check.expected} that they were put under: put it "
+                "again",
                 store=self._work.store, key=self._key,
             )  # fmt: skip
 
@@ -229,6 +259,4 @@ class OpenBody:
             self._exchange.abort()
             reading.cancel()
             await ended(reading)
-        if self._digest is not None:
-            self._digest.drop()
         self._drop()

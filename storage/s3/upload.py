@@ -7,7 +7,6 @@ process, and are put together by UploadPartCopy: no byte goes over the network a
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from contextlib import aclosing
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from dynlog.errors import ConfigurationError, ObjectCorrupt, ObjectNotFound
 from dynlog.objects import Body, ObjectInfo, Progress
 from dynlog.storage.s3.description import Note, headers_of, id_of, new_id
+from dynlog.storage.s3.digest import BodyDigest
 from dynlog.storage.s3.failures import Refused
 from dynlog.storage.s3.looking import Found, is_there, look_together, names
 from dynlog.storage.s3.parcels import PARCEL_BYTES
@@ -46,7 +46,7 @@ class About(BaseModel):
 class _Whole(NamedTuple):
     """The digest of parts 1 to n as this process put them, with what each was."""
 
-    digest: Any
+    digest: BodyDigest
     sums: list[str]
 
 
@@ -60,7 +60,7 @@ class S3Upload(Upload):
         self._upload_id = upload_id
         self._about = work.names.own(UPLOADS, upload_id, ABOUT)
         # Only who puts all parts in order, and each once, knows the whole's digest without reading it back.
-        self._whole = _Whole(hashlib.sha256(), []) if new else None
+        self._whole = _Whole(BodyDigest(), []) if new else None
 
     @property
     def key(self) -> str:
@@ -108,7 +108,7 @@ class S3Upload(Upload):
     ) -> Part:
         check_part_number(number)
         work = self._work
-        with work.waits.operation():
+        with work.waits.operation(), work.translating(self._key):
             if not await is_there(work, self._about, timeout):
                 await self.about(timeout)
             whole, self._whole = self._whole, None
@@ -116,13 +116,13 @@ class S3Upload(Upload):
             also = whole.digest.copy() if whole is not None and next_one else None
             wanted = Wanted(self._part_name(number), f"{self._key}, part {number}", {})
             info = await store_body(work, self._conditions, wanted, data, progress, timeout, also)
-            if whole is not None and next_one:
+            if whole is not None and also is not None:
                 self._whole = _Whole(also, [*whole.sums, info.sha256])
             return Part(number, info.size, info.sha256)
 
     async def complete(self, *, sha256: str | None = None, timeout: float = DEFAULT_TIMEOUT_S) -> ObjectInfo:
         work = self._work
-        with work.waits.operation():
+        with work.waits.operation(), work.translating(self._key):
             about = await self.about(timeout)
             found = await self._found(timeout)
             parts = [_part(part) for part in found]
@@ -132,9 +132,9 @@ class S3Upload(Upload):
                     f"the upload of {self._key!r} has a part over 5 GiB, S3's bound: put smaller ones"
                 )
             digest = await self._digest(parts, timeout)
-            if sha256 is not None and digest != sha256:
+            if sha256 is not None and digest.sha256 != sha256:
                 raise ObjectCorrupt(
-                    f"the parts make a body of SHA-256 {digest}, not {sha256}", store=work.store, key=self._key
+                    f"the parts make a body of SHA-256 {digest.sha256}, not {sha256}", store=work.store, key=self._key
                 )
             wanted = Wanted(work.names.of(self._key), self._key, about.metadata, about.expires_after_s)
             info = await self._assemble(wanted, found, digest, timeout)
@@ -150,25 +150,25 @@ class S3Upload(Upload):
         entries = [entry async for page in names(self._work, self._part_name(None), timeout) for entry in page]
         return await look_together(self._work, [(name, name.rpartition("/")[2]) for name, _ in entries], timeout)
 
-    async def _digest(self, parts: list[Part], timeout: float) -> str:
+    async def _digest(self, parts: list[Part], timeout: float) -> BodyDigest:
         """The whole's digest, from what was put if that is known, else by reading it back."""
         whole = self._whole
         if whole is not None and whole.sums == [part.sha256 for part in parts]:
-            return str(whole.digest.hexdigest())
-        digest = hashlib.sha256()
+            return whole.digest
+        digest = BodyDigest()
         for part in parts:
             body = OpenBody(self._work, f"{self._key}, part {part.number}", set(), self._part_name(part.number))
             async with aclosing(body.pieces(0, None, None, timeout)) as pieces:
                 async for piece in pieces:
                     await self._work.compute(digest.update, piece)
-        return digest.hexdigest()
+        return digest
 
-    async def _assemble(self, wanted: Wanted, found: list[Found], digest: str, timeout: float) -> ObjectInfo:
+    async def _assemble(self, wanted: Wanted, found: list[Found], digest: BodyDigest, timeout: float) -> ObjectInfo:
         """Has the server put the parts together under the name."""
         work, client, object_id = self._work, self._work.client, new_id()
         size = sum(part.info.size for part in found)
-        info = wanted.info(size, digest, work.clock.time_ms())
-        headers = headers_of(info, object_id)
+        info = wanted.info(size, digest.sha256, work.clock.time_ms())
+        headers = headers_of(info, digest.xxh3, object_id)
         if headers is None:
             raise ConfigurationError(
                 f"the metadata of the upload of {self._key!r} are over S3's 2 KB with what dynlog adds: shorten them"

@@ -86,10 +86,6 @@ class Work:
         """Something that talks to nobody."""
         return await self._computing.run(function, *args, **kwargs)
 
-    def compute_soon(self, function: Callable[[], object]) -> None:
-        """Has something computed that nobody waits for and that does not fail; from any thread."""
-        self._computing.begin(function)
-
     async def clean(self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
         """A request that a cancelled caller does not skip, nor a failure of it change anything."""
 
@@ -162,14 +158,14 @@ class Window(Generic[T]):
     """At most ``width`` calls under way, results in the order of the calls; whoever leaves the block ends them all."""
 
     def __init__(self, width: int) -> None:
-        self._width = width
+        self.width = width
         self._running: deque[asyncio.Task[T]] = deque()
         self.results: list[T] = []
 
     async def add(self, call: Coroutine[Any, Any, T]) -> None:
         """Begins the call once there is room; raises what an earlier one raised."""
         try:
-            while len(self._running) >= self._width:
+            while len(self._running) >= self.width:
                 await self._oldest()
         except BaseException:
             call.close()

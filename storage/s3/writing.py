@@ -6,7 +6,6 @@ SHA-256, then the upload is completed, and only that makes the object appear.  W
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 from dynlog.errors import ConfigurationError, ObjectExists, ObjectNotFound, ObjectStoreUnavailable
 from dynlog.objects import Body, ObjectInfo, Progress
 from dynlog.storage.s3.description import Note, headers_naming, headers_of, id_of, new_id
+from dynlog.storage.s3.digest import BodyDigest
 from dynlog.storage.s3.failures import Refused
 from dynlog.storage.s3.looking import has_expired, look
 from dynlog.storage.s3.parcels import parcels_of
@@ -22,7 +22,9 @@ from dynlog.storage.s3.probe import Conditions
 from dynlog.storage.s3.work import Window, Work
 from dynlog.uploads import MAX_PARTS
 
-PARTS_AT_ONCE = 2
+PARTS_AT_ONCE = 4
+MOST_UNDER_WAY = 64 << 20
+"""Fewer parts go at once where so many bytes would be under way: parts grow with the body."""
 ATTEMPTS = 5
 ABSENT = {"If-None-Match": "*"}
 
@@ -45,7 +47,7 @@ class Wanted:
 
 async def store_body(
     work: Work, conditions: Conditions, wanted: Wanted, body: Body, progress: Progress | None, timeout: float,
-    also: Any = None,
+    also: BodyDigest | None = None,
 ) -> ObjectInfo:  # fmt: skip
     """Stores the body; ``also`` is a second hash that is told all bytes."""
     with work.waits.operation():
@@ -86,14 +88,16 @@ class _Writing:
     """One body on its way."""
 
     def __init__(
-        self, work: Work, wanted: Wanted, progress: Progress | None, total: int | None, timeout: float, also: Any
-    ) -> None:
+        self, work: Work, wanted: Wanted, progress: Progress | None, total: int | None, timeout: float,
+        also: BodyDigest | None,
+    ) -> None:  # fmt: skip
         self._work = work
         self._wanted = wanted
         self._progress = progress
         self._total = total
         self._timeout = timeout
-        self._digests = [hashlib.sha256()] + ([] if also is None else [also])
+        self._digest = BodyDigest()
+        self._also = also
         self._id = new_id()
         self._note = work.names.own("notes", self._id)
         self._begun_ms = work.clock.time_ms()
@@ -112,6 +116,7 @@ class _Writing:
         if self._parts > MAX_PARTS:
             raise ConfigurationError(f"object {self._wanted.key!r} is larger than the 5 TiB that S3 takes")
         await self._take(parcel)
+        window.width = max(1, min(PARTS_AT_ONCE, MOST_UNDER_WAY // len(parcel)))
         await window.add(self._send(self._parts, parcel))
 
     async def _begin(self) -> None:
@@ -124,14 +129,16 @@ class _Writing:
     async def _write_note(self, info: ObjectInfo) -> None:
         note = Note(
             name=self._wanted.name, upload=self._upload or "", modified_ms=info.modified_ms, size=info.size,
-            sha256=info.sha256, expires_ms=info.expires_ms, metadata=dict(info.metadata),
+            sha256=info.sha256, xxh3=self._digest.xxh3 if info.sha256 else "", expires_ms=info.expires_ms,
+            metadata=dict(info.metadata),
         )  # fmt: skip
         await self._ask(self._work.client.put, self._note, note.model_dump_json().encode(), {})
 
     async def _take(self, parcel: memoryview) -> None:
         self._size += len(parcel)
-        for digest in self._digests:
-            await self._work.compute(digest.update, parcel)
+        for digest in (self._digest, self._also):
+            if digest is not None:
+                await self._work.compute(digest.update, parcel)
 
     async def _send(self, number: int, parcel: memoryview) -> None:
         self._etags[number] = await self._ask(
@@ -144,8 +151,8 @@ class _Writing:
     async def whole(self, parcel: memoryview) -> ObjectInfo:
         """Stores a body that one request carries."""
         await self._take(parcel)
-        info = self._wanted.info(self._size, self._digests[0].hexdigest(), self._work.clock.time_ms())
-        headers = headers_of(info, self._id)
+        info = self._wanted.info(self._size, self._digest.sha256, self._work.clock.time_ms())
+        headers = headers_of(info, self._digest.xxh3, self._id)
         if headers is None:
             await self._write_note(info)
             headers = headers_naming(self._note, info, self._id)
@@ -155,7 +162,7 @@ class _Writing:
 
     async def complete(self) -> ObjectInfo:
         """Makes the parts the object."""
-        info = self._wanted.info(self._size, self._digests[0].hexdigest(), self._work.clock.time_ms())
+        info = self._wanted.info(self._size, self._digest.sha256, self._work.clock.time_ms())
         await self._write_note(info)
         client, upload = self._work.client, self._upload or ""
         await self._commit(lambda condition: client.complete(self._wanted.name, upload, self._etags, condition))

@@ -95,6 +95,18 @@ def test_group_remove_forgets_the_group(cli: Cli) -> None:
     assert [topic["name"] for topic in from_json(cli, "log", "topics")] == ["orders", "orders.dead"]
 
 
+def test_groups_of_a_topic_that_was_deleted_are_shown_as_orphaned_and_removed_together(cli: Cli) -> None:
+    assert from_json(cli, "group", "list")[0]["orphaned"] is False
+    assert cli("log", "delete", "orders", "--yes").status == 0
+    (group,) = from_json(cli, "group", "list", "--topic", "orders")
+    assert (group["topic"], group["group"], group["members"], group["orphaned"]) == ("orders", "billing", [], True)
+    assert cli("group", "list").lines[1].split() == ["orders", "billing", "-", "-", "-", "orphaned"]
+    assert from_json(cli, "log", "lag") == []
+    assert cli("group", "remove", "--orphaned").out == "group billing on orders removed\n"
+    assert cli("group", "remove", "--orphaned").out == "no orphaned groups\n"
+    assert from_json(cli, "group", "list") == from_json(cli, "group", "remove", "--orphaned") == []
+
+
 @pytest.mark.parametrize(
     ("command", "status", "said"),
     [
@@ -104,6 +116,9 @@ def test_group_remove_forgets_the_group(cli: Cli) -> None:
         (("group", "seek", "orders", "billing", "--to", "9", "--partition", "0"), 1, "beyond the end"),
         (("group", "seek", "orders", "billing", "--to", "end", "--partition", "7"), 1, "partitions 0 to 0"),
         (("group", "seek", "orders", "billing", "--to", "noon"), 2, "an age like 15m"),
+        (("group", "remove", "orders"), 2, "--orphaned"),
+        (("group", "remove", "--orphaned", "--force"), 2, "--force"),
+        (("group", "list", "--topic", "nothing"), 1, "no such topic"),
         (("dlq", "show", "orders", "0/99"), 2, "no letter '0/99'"),
         (("dlq", "replay", "orders"), 2, "--all"),
         (("dlq", "drop", "orders", "0/0", "--all"), 2, "--all"),

@@ -196,7 +196,7 @@ class BoundedMemorySuite(ObjectBackend):
         piece = os.urandom(MIB)
 
         async def large() -> AsyncIterator[bytes]:
-            for _ in range(64):
+            for _ in range(128):
                 yield piece
 
         tracemalloc.start()
@@ -208,5 +208,5 @@ class BoundedMemorySuite(ObjectBackend):
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-        assert size == 64 * MIB
-        assert peak < 16 * MIB, f"{peak / MIB:.1f} MiB"
+        assert size == 128 * MIB
+        assert peak < 40 * MIB, f"{peak / MIB:.1f} MiB"

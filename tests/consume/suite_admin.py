@@ -15,7 +15,16 @@ from dynlog.errors import (
     OffsetTruncated,
     TopicNotFound,
 )
-from dynlog.group_admin import describe_group, list_groups, live_members, offsets_at, remove_group, seek
+from dynlog.group_admin import (
+    describe_group,
+    list_groups,
+    live_members,
+    offsets_at,
+    orphaned_groups,
+    remove_group,
+    remove_orphans,
+    seek,
+)
 from dynlog.group_records import Generation
 from dynlog.group_topic import group_topic, load, say
 from dynlog.log import Log
@@ -156,6 +165,27 @@ class AdminSuite(ConsumeBackend):
         assert await list_groups(log) == []
         await remove_group(log, TOPIC, GROUP)
         assert [t.name for t in await log.topics()] == [TOPIC]
+
+    async def test_orphans_are_shown_and_removed_and_a_living_group_of_the_same_name_is_not(
+        self, log: Log, log_url: str
+    ) -> None:
+        await fill(log, 1)
+        async with member(log_url) as consumer:
+            await take(consumer, 1)
+            assert await orphaned_groups(log) == []
+            assert await remove_orphans(log) == []
+        await log.delete_topic(TOPIC)
+        assert [(orphan.topic, orphan.group) for orphan in await orphaned_groups(log)] == [(TOPIC, GROUP)]
+        await fill(log, 2)
+        async with member(log_url) as consumer:
+            await take(consumer, 1)
+            assert await orphaned_groups(log, "another") == await remove_orphans(log, "another") == []
+            (orphan,) = await orphaned_groups(log, TOPIC)
+            assert (orphan.topic, orphan.group, orphan.orphaned) == (TOPIC, GROUP, True)
+            assert await remove_orphans(log) == [orphan]
+            assert await orphaned_groups(log) == []
+            assert await list_groups(log) == [(TOPIC, GROUP)]
+            await take(consumer, 1)
 
     async def test_a_seek_that_another_generation_overtakes_is_announced_all_the_same(
         self, log: Log, log_url: str, monkeypatch: pytest.MonkeyPatch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 import pytest
 
@@ -16,7 +17,18 @@ from dynlog.received import Delivery
 from dynlog.record import Record
 from dynlog.retry import RetryPolicy
 from tests.conformance.backend import PATIENCE_S, TOPIC, bodies, eventually, fill, record
-from tests.consume.backend import GROUP, QUICK, ConsumeBackend, body, committed, member, nothing_comes, take, until
+from tests.consume.backend import (
+    GROUP,
+    QUICK,
+    ConsumeBackend,
+    body,
+    committed,
+    member,
+    nothing_comes,
+    spread,
+    take,
+    until,
+)
 from tests.faulty import FaultyLog
 
 ONE_ATTEMPT = RetryPolicy(max_attempts=1)
@@ -198,3 +210,25 @@ class MisuseSuite(ConsumeBackend):
         async with member(log_url) as consumer:
             with pytest.raises(ConfigurationError):
                 await consumer.run(handle, concurrency=0)
+
+    async def test_a_record_that_is_never_done_lets_its_partition_go_on_so_far_and_the_others_on_and_on(
+        self, log: Log, log_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr("dynlog.lane.MOST_AHEAD", 50)
+        monkeypatch.setattr("dynlog.intake.HELD_UP_S", 0.1)
+        await spread(log, 200, 2)
+        async with member(log_url) as consumer:
+            hanging = await consumer.next(PATIENCE_S)
+            assert hanging is not None
+            seen = Counter(delivery.partition for delivery in await take(consumer, 249))
+            assert seen == {hanging.partition: 49, 1 - hanging.partition: 200}
+            await nothing_comes(consumer)
+            await consumer.commit()
+            positions = await committed(log)
+            assert (positions.get(hanging.partition, 0), positions[1 - hanging.partition]) == (0, 200)
+            told = f"{TOPIC}/{hanging.partition}: the record at offset {hanging.offset} is not done although 50 "
+            await until(lambda: any(message.startswith(told) for message in caplog.messages), "it is told")
+            await hanging.ack()
+            assert {delivery.partition for delivery in await take(consumer, 150)} == {hanging.partition}
+            await consumer.commit()
+            assert await committed(log) == {0: 200, 1: 200}

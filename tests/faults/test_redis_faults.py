@@ -1,7 +1,7 @@
 """Redis killed, stopped, cut off, reset and half-open in the middle of appends, reads and commits: nothing acknowledged
 is lost, nothing is applied twice, and everybody goes on by itself.
 
-Set DYNLOG_SEED to the seed that a failure prints to have the same choices made again.
+Rounds, outages and seed are as tests/rounds.py says.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ from dynlog.record import Mark, Record
 from dynlog.testing.redis import RedisServer
 from tests.faults.campaign import campaign
 from tests.faults.proxy import Direction, Network, Proxy
+from tests.rounds import outage_s, rounds
 
-ROUNDS = int(os.environ.get("DYNLOG_ROUNDS") or 3)
-OUTAGE_S = float(os.environ.get("DYNLOG_OUTAGE_S") or 3)
-"""How long a fault lasts; a soak takes longer ones, and more rounds."""
+ROUNDS, OUTAGE_S = rounds(), outage_s()
 pytestmark = pytest.mark.timeout(120 + ROUNDS * (OUTAGE_S + 60))
 
 
@@ -39,13 +38,6 @@ async def server(tmp_path: Path) -> AsyncIterator[RedisServer]:
 async def proxy(server: RedisServer) -> AsyncIterator[Proxy]:
     async with Proxy(server.port) as made:
         yield made
-
-
-@pytest.fixture
-def dice(request: pytest.FixtureRequest) -> random.Random:
-    seed = int(os.environ.get("DYNLOG_SEED") or random.SystemRandom().randrange(1 << 32))
-    print(f"{request.node.name}: seed {seed}, {ROUNDS} rounds")
-    return random.Random(seed)
 
 
 async def test_a_server_killed_and_restarted_under_load(server: RedisServer, dice: random.Random) -> None:

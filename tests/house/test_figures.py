@@ -28,6 +28,26 @@ def test_a_missed_promise_is_told_in_words_and_in_the_table() -> None:
     assert "| <= 10 **missed** |" in text
 
 
+def test_engines_stand_side_by_side_and_one_without_a_measure_leaves_its_cell_empty() -> None:
+    names = {"append: a": "durability: disk", "append: b": "durability: process", "follow p50: b": ""}
+    rows = [
+        {
+            "name": name,
+            "value": 9.0,
+            "unit": "ms",
+            "peer": None,
+            "ratio": None,
+            "required": "",
+            "met": None,
+            "note": note,
+        }
+        for name, note in names.items()
+    ]
+    text = figures({**document(met=True), "benchmarks": {"engines": rows}})
+    assert "| | a (disk) | b (process) | unit |\n" in text
+    assert "| append | 9 | 9 | ms |\n| follow p50 |  | 9 | ms |" in text
+
+
 def test_a_page_without_the_marks_is_an_error() -> None:
     with pytest.raises(ValueError, match="figures"):
         with_figures("# no marks", "text")

@@ -1,12 +1,11 @@
 """A broker that is killed, paused or cut off in the middle of the load: nothing acknowledged is lost or doubled.
 
-Set DYNLOG_SEED to the seed that a failure prints to have the same choices made again.
+Rounds, outages and seed are as tests/rounds.py says; of three rounds one has an outage of full length.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import time
 from collections.abc import AsyncIterator
@@ -24,10 +23,9 @@ from dynlog.testing.kafka import KafkaServer, kafka_cluster
 from dynlog.testing.process import ServerNotAvailable, free_port
 from tests.faults.proxy import Direction, Network, Proxy
 from tests.kafka.campaign import working
+from tests.rounds import brief, outage_s, rounds
 
-ROUNDS = int(os.environ.get("DYNLOG_ROUNDS") or 3)
-OUTAGE_S = float(os.environ.get("DYNLOG_OUTAGE_S") or 3)
-"""How long a fault lasts in the first of every three rounds; the others are shorter."""
+ROUNDS, OUTAGE_S = rounds(), outage_s()
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120 + ROUNDS * (OUTAGE_S + 60))]
 
 
@@ -83,15 +81,18 @@ class Broker:
                 await asyncio.sleep(seconds)
                 self.proxy.mend()
 
-    def hold_answers(self) -> None:
-        """From the next answer on nothing arrives any more; what was asked has."""
+    def hold_answers(self) -> asyncio.Event:
+        """From the next answer on nothing arrives any more; what was asked has.  Set once there was that answer."""
+        held = asyncio.Event()
 
         def seen(way: Direction, _: bytes) -> None:
             if way is Direction.TO_CLIENT:
                 self.proxy.watch(None)
                 self.proxy.set(Network.HELD)
+                held.set()
 
         self.proxy.watch(seen)
+        return held
 
     def lose_answers(self) -> None:
         """What was held is lost with its connection, and the network is whole again."""
@@ -121,18 +122,6 @@ async def broker(shared: Broker) -> Broker:
     return shared
 
 
-@pytest.fixture
-def dice(request: pytest.FixtureRequest) -> random.Random:
-    seed = int(os.environ.get("DYNLOG_SEED") or random.SystemRandom().randrange(1 << 32))
-    print(f"{request.node.name}: seed {seed}, {ROUNDS} rounds")
-    return random.Random(seed)
-
-
-def outage(number: int, dice: random.Random) -> float:
-    """How long the fault of that round lasts."""
-    return OUTAGE_S if number % 3 == 0 else dice.uniform(0.1, OUTAGE_S / 3)
-
-
 @pytest.mark.parametrize("fault", Fault)
 async def test_no_acknowledged_record_is_lost_and_none_doubled_when_a_broker_is(
     broker: Broker, dice: random.Random, fault: Fault
@@ -140,7 +129,7 @@ async def test_no_acknowledged_record_is_lost_and_none_doubled_when_a_broker_is(
     async with working(broker.url, broker.direct_url) as campaign:
         for number in range(-(-ROUNDS // 3) if fault is Fault.SILENT else ROUNDS):  # it takes 10 s to be noticed
             await campaign.more(dice.randrange(30, 300))
-            await broker.suffer(fault, outage(number, dice))
+            await broker.suffer(fault, brief(number, dice))
         await campaign.more(30)
 
 
@@ -219,9 +208,11 @@ async def test_an_append_whose_acknowledgement_was_lost_is_sent_again_and_stored
         await log.create_topic("t")
         await log.append("t", 0, [Record(parts=(b"a",))])
         position = await beside.position("t", 0, "end")
-        broker.hold_answers()
+        held = broker.hold_answers()
         append = asyncio.create_task(log.append("t", 0, [Record(parts=(b"b",))]))  # no mark: nobody else could tell
         assert len(await beside.read(position, wait=20)) == 1
+        async with asyncio.timeout(20):
+            await held.wait()  # the record may be there before it was acknowledged
         assert not append.done()
         broker.lose_answers()
         assert (await append).offsets == (1,)

@@ -272,8 +272,9 @@ async def test_a_fold_that_begins_at_a_snapshot_counts_each_entry_once(
 
 
 async def test_what_is_kafkas_own_to_do_is_refused_with_the_tool_that_does_it(log: Log, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="MirrorMaker"):
+    with pytest.raises(ConfigurationError, match="MirrorMaker") as refused:
         await log.backup(tmp_path / "copy")
+    assert f"'dynlog log copy {log.url} sqlite://{tmp_path}/copy'" in str(refused.value)
     assert await log.quarantine() == []
 
 

@@ -12,7 +12,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.crc import key_slot
 
-from dynlog.errors import LogCorrupt, ProducerFenced
+from dynlog.errors import ConfigurationError, LogCorrupt, ProducerFenced
 from dynlog.log import Log
 from dynlog.open import open_log
 from dynlog.record import Mark, Record
@@ -306,3 +306,9 @@ async def test_an_entry_copied_to_another_place_does_not_verify(log: Log, plain:
     await plain.xadd(streams[1], fields, id=newest)
     with pytest.raises(LogCorrupt, match="checksum"):
         await log.read(await log.position(TOPIC, 1))
+
+
+async def test_a_backup_is_refused_with_the_command_that_copies_the_log(log: Log, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="BGSAVE") as refused:
+        await log.backup(tmp_path / "copy.db")
+    assert f"'dynlog log copy {log.url} sqlite://{tmp_path}/copy.db'" in str(refused.value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
 from minio import Minio
@@ -21,15 +21,34 @@ class Oracle:
     def __init__(self) -> None:
         self._acknowledged: dict[str, bytes] = {}
         self._possible: dict[str, list[bytes]] = {}
+        self._tried: dict[str, list[str]] = {}
+        self._floor: dict[str, int] = {}
 
     def trying(self, key: str, body: bytes) -> None:
         """A put begins."""
         self._possible.setdefault(key, []).append(body)
+        self._tried.setdefault(key, []).append(_digest(body))
 
     def acknowledged(self, key: str, body: bytes) -> None:
         """A put returned: of this key nothing older may be seen any more."""
         self._acknowledged[key] = body
         self._possible[key] = [body]
+        self._floor[key] = len(self._tried[key]) - 1
+
+    @property
+    def keys(self) -> list[str]:
+        """Those of acknowledged objects."""
+        return list(self._acknowledged)
+
+    def reading(self, key: str) -> Callable[[bytes], None]:
+        """A get of an acknowledged object begins; gives what is to be called with its body, and fails for a body that
+        is nothing that was put, or older than what was acknowledged by now."""
+        floor = self._floor[key]
+
+        def read(body: bytes) -> None:
+            assert _digest(body) in self._tried[key][floor:], f"a get of {key} is nothing that was put, or out of date"
+
+        return read
 
     @property
     def count(self) -> int:
@@ -44,11 +63,15 @@ class Oracle:
         for key, info in listed.items():
             body = await store.get_bytes(key)
             assert body in self._possible[key], f"{key} is nothing that was put"
-            assert (info.size, info.sha256) == (len(body), hashlib.sha256(body).hexdigest())
+            assert (info.size, info.sha256) == (len(body), _digest(body))
         outside = await asyncio.to_thread(_outside, server, prefix)
         assert set(outside) == set(listed)
         for key, body in outside.items():
             assert body in self._possible[key], f"{key} is nothing that was put, says minio-py"
+
+
+def _digest(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
 
 
 async def seen(store: ObjectStore, key: str) -> object:

@@ -20,6 +20,7 @@ class Proxy:
         self._answer_to: bytes | None = None
         self.was_cut = asyncio.Event()
         self.forwarded = 0
+        self._moments: list[tuple[int, asyncio.Event]] = []
 
     @property
     def endpoint(self) -> str:
@@ -32,6 +33,12 @@ class Proxy:
         self.was_cut.clear()
         self._left = size
         self._then_refuse = then_refuse
+
+    async def after(self, size: int) -> None:
+        """Waits until so many more bytes went through, in either direction: the moment at which a test may strike."""
+        moment = asyncio.Event()
+        self._moments.append((self.forwarded + size, moment))
+        await moment.wait()
 
     def cut_answer_to(self, method: str) -> None:
         """Lets the next request by that method through and cuts the connection before its answer."""
@@ -92,6 +99,9 @@ class Proxy:
                     self._cut()
                     return
             self.forwarded += len(piece)
+            for at, moment in self._moments:
+                if self.forwarded >= at:
+                    moment.set()
             writer.write(piece)
             await writer.drain()
         raise ConnectionResetError("one side closed")
