@@ -23,6 +23,7 @@ JITTER_S = 0.1
 """Of several observers mostly one speaks: the others see that it is said."""
 AT_ONCE = 1000
 SAY_S = 30.0
+CATCH_UP_S = 5.0
 
 
 class Observer:
@@ -31,6 +32,16 @@ class Observer:
     def __init__(self, follower: Follower, writer: Writer, clock: Clock) -> None:
         self._follower, self._writer, self._clock = follower, writer, clock
         self._skew_ms = 0  # log time minus our clock, once an expiry of ours came too early
+
+    async def catch_up(self) -> None:
+        """Says what is over already, before anybody who has just opened the bucket looks; else a command that is gone
+        at once would find values there for ever.  If it cannot be said in a moment, `run` goes on with it."""
+        try:
+            async with asyncio.timeout(CATCH_UP_S):
+                while (due := self._follower.fold.next_due_ms()) is not None and due <= self._now_ms():
+                    await self._say()
+        except (DynlogError, TimeoutError) as error:
+            logger.warning("bucket %s: not all expiries were said: %s", self._follower.bucket, error or "no answer yet")
 
     async def run(self) -> None:
         """Until it is cancelled."""

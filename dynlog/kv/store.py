@@ -158,14 +158,14 @@ class KeyValue:
         )
         try:
             await opened.follower.start()
-            bucket = self._begin(opened, settings_of(topic))
+            bucket = await self._begin(opened, settings_of(topic))
         except BaseException:
             await opened.close(0.0)
             raise
         self._open[name] = opened
         return bucket
 
-    def _begin(self, opened: _Open, settings: BucketSettings) -> Bucket:
+    async def _begin(self, opened: _Open, settings: BucketSettings) -> Bucket:
         follower = opened.follower
         opened.writer = writer = Writer(self._log, follower, self._delivery)
         snapshots = self._snapshots_of(follower.topic.name)
@@ -175,9 +175,11 @@ class KeyValue:
             follower.noted = snapshot_writer.note
             opened.tasks.append(asyncio.create_task(snapshot_writer.run()))
         opened.bucket = bucket = Bucket(self._log, follower, writer, settings, snapshot_writer)
-        opened.tasks.append(asyncio.create_task(Observer(follower, writer, self._clock).run()))
-        observer = LeaseObserver(self._log, follower, writer, self._clock)
+        observer = Observer(follower, writer, self._clock)
+        await observer.catch_up()
         opened.tasks.append(asyncio.create_task(observer.run()))
+        lease_observer = LeaseObserver(self._log, follower, writer, self._clock)
+        opened.tasks.append(asyncio.create_task(lease_observer.run()))
         if self._compaction is not None:
             opened.tasks.append(asyncio.create_task(_tidy(bucket, self._compaction)))
         return bucket

@@ -15,6 +15,7 @@ from dynlog.kv.records import Beat, Expire, Grant, Revoke
 from dynlog.log import Log
 from dynlog.objects import ObjectStore
 from dynlog.open import open_objects
+from dynlog.timing import ManualClock
 from dynlog.topics import Holder, HolderKind
 from tests.conformance.backend import eventually
 from tests.kv.backend import NAME, KvBackend, contents, elsewhere, known, said, take, until_ready
@@ -196,6 +197,19 @@ class CareSuite(KvBackend):
                 await until_ready(watch)
                 await asyncio.gather(bucket.put("k", b"1"), bucket.put("long", b"1", ttl_s=3600.0))
                 assert said(await take(watch, 3)) == ["k=1", "long=1", "-k"]
+
+    async def test_whoever_opens_a_bucket_finds_nothing_there_whose_time_was_over(self, log: Log, log_url: str) -> None:
+        async with open_kv(log, compaction=None, clock=ManualClock()) as kv:
+            bucket = await kv.create(NAME)
+            revision = await bucket.put("lock", b"the last run", ttl_s=0.001)
+            await bucket.put("stays", b"1", ttl_s=3600.0)
+            put = await bucket.get("lock")
+            assert put is not None
+            while (await bucket.history("stays"))[-1].time_ms <= put.time_ms + 1:
+                await bucket.put("stays", b"1", ttl_s=3600.0)
+            async with elsewhere(log_url) as other:
+                assert await other.create("lock", b"this run") > revision
+                assert set(await contents(other)) == {"lock", "stays"}
 
     # Leases, as the fold decides them
 
