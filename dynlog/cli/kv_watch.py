@@ -13,7 +13,7 @@ from dynlog.cli.kv_show import BucketName, entry_json, json_line, open_bucket, v
 from dynlog.cli.options import AsJson, Diagnostics, LogFormat, LogUrl, ObjectsUrl, parse_duration
 from dynlog.cli.output import LineOutput
 from dynlog.cli.run import serve, until_stopped
-from dynlog.kv.watch import Changed, Event, Present, Ready, Resync
+from dynlog.kv.watch import Changed, Event, Present, Ready, Resync, Watch
 
 
 def watch(
@@ -55,14 +55,7 @@ def watch(
             ):
                 left = limit
                 while left is None or left > 0:
-                    next_ = asyncio.ensure_future(watching.next())
-                    await asyncio.wait((next_, gone), return_when=asyncio.FIRST_COMPLETED)
-                    if gone.done():
-                        next_.cancel()
-                        await asyncio.gather(next_, return_exceptions=True)
-                        gone.result()
-                    event = next_.result()
-                    assert event is not None
+                    event = await _next(watching, gone)
                     await output.write(json_line(event_json(event)) if as_json else event_text(event))
                     left = None if left is None else left - 1
         finally:
@@ -70,6 +63,21 @@ def watch(
             await asyncio.gather(gone, return_exceptions=True)
 
     serve(lambda stop: until_stopped(work(), stop))
+
+
+async def _next(watching: Watch, gone: asyncio.Future[None]) -> Event:
+    """The next event; raises BrokenPipeError once whoever read the output is gone."""
+    coming = asyncio.ensure_future(watching.next())
+    try:
+        await asyncio.wait((coming, gone), return_when=asyncio.FIRST_COMPLETED)
+        if gone.done():
+            gone.result()
+        event = coming.result()
+        assert event is not None
+        return event
+    finally:  # also when the command is stopped: nobody else would look at how it ends
+        coming.cancel()
+        await asyncio.gather(coming, return_exceptions=True)
 
 
 def event_json(event: Event) -> dict[str, Any]:
