@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from dynlog.codec import U63_MAX
 from dynlog.errors import (
     ConfigurationError,
     EntryTooLarge,
@@ -304,6 +305,6 @@ class Bucket:
 
 
 def _revision(revision: int) -> int:
-    if type(revision) is not int or revision < 0:
-        raise ConfigurationError(f"revision={revision!r}: a revision is a number from 0 on")
+    if type(revision) is not int or not 0 <= revision <= U63_MAX:
+        raise ConfigurationError(f"revision={revision!r}: a revision is a number from 0 to {U63_MAX}")
     return revision

@@ -77,6 +77,8 @@ def test_who_loses_is_told_in_one_line_and_status_1(cli: Cli) -> None:
         (["put", "settings", "k", "v", "--ttl", "0s"], 2, ["time to live"]),
         (["update", "settings", "k", "v"], 2, ["--revision"]),
         (["update", "settings", "k", "v", "--revision", "-1"], 2, ["--revision"]),
+        (["update", "settings", "k", "v", "--revision", "99999999999999999999"], 2, ["a revision is"]),
+        (["delete", "settings", "k", "--revision", "99999999999999999999"], 2, ["a revision is"]),
         (["get", "settings", "k", "--raw", "--json"], 2, ["exclude"]),
         (["get", "bad name", "k"], 2, ["bucket name"]),
         (["watch", "settings", "--key", "a", "--prefix", "b"], 2, ["a key or a prefix"]),
@@ -148,7 +150,8 @@ async def test_watch_prints_the_state_a_marker_and_every_change_until_it_is_stop
         changed = json.loads(await watch.line())
         assert (changed["event"], changed["key"], changed["op"]) == ("changed", "model", "delete")
         watch.signal(signal.SIGTERM)
-        assert (await watch.ended()).status == 0
+        stopped = await watch.ended()
+        assert (stopped.status, stopped.err) == (0, "")
     async with Dynlog.start(*arguments, "--from-revision", str(ready["revision"]), "--limit", "2") as again:
         assert json.loads(await again.line()) == changed
         assert (await again.ended()).status == 0
