@@ -86,6 +86,7 @@ class Bucket:
             await self._writer.barrier(timeout)
         else:
             self._follower.check()
+        _text(key)
         return self._follower.fold.get(key)
 
     async def barrier(self, timeout: float = DEFAULT_TIMEOUT_S) -> int:
@@ -103,11 +104,13 @@ class Bucket:
             await self._writer.barrier(timeout)
         else:
             self._follower.check()
+        _text(prefix)
         return [entry_of(key, row) for key, row in self._follower.fold.under(prefix)]
 
     async def history(self, key: str) -> list[Entry]:
         """The last changes of the key, the oldest first: at most ``settings.history`` of them."""
         self._follower.check()
+        _text(key)
         return self._follower.fold.history(key)
 
     def watch(
@@ -302,6 +305,12 @@ class Bucket:
     def compactor(self) -> Compactor:
         """Who compacts it."""
         return self._compactor
+
+
+def _text(key: object) -> None:
+    """No other key is ever there, so who looks for one would wait for ever."""
+    if not isinstance(key, str):
+        raise ConfigurationError(f"{key!r:.80}: keys and prefixes are text, not {type(key).__name__}")
 
 
 def _revision(revision: int) -> int:

@@ -72,6 +72,8 @@ class Watch:
     ) -> None:
         if key is not None and prefix is not None:
             raise ConfigurationError("watch: a key or a prefix, not both")
+        if not isinstance(key if prefix is None else prefix, str | None):
+            raise ConfigurationError("watch: a key or a prefix is text")
         if from_revision is not None and (type(from_revision) is not int or from_revision < 0):
             raise ConfigurationError(f"watch: from_revision={from_revision!r}, a revision is a number from 0 on")
         if most < 1:

@@ -182,7 +182,8 @@ class WatchSuite(KvBackend):
 
     async def test_a_watch_that_cannot_be_is_refused(self, bucket: Bucket) -> None:
         wrong: list[dict[str, Any]] = [
-            {"key": "a", "prefix": "b"}, {"from_revision": -1}, {"from_revision": "1"}, {"most": 0}
+            {"key": "a", "prefix": "b"}, {"from_revision": -1}, {"from_revision": "1"}, {"most": 0},
+            {"key": b"a"}, {"prefix": b"a"},
         ]  # fmt: skip
         for options in wrong:
             with pytest.raises(ConfigurationError, match="watch"):

@@ -253,6 +253,11 @@ class WriteSuite(KvBackend):
             bucket.put("k", b"", ttl_s=0),
             bucket.put("k", b"", ttl_s=-1),
             bucket.put("k", b"", ttl_s=float("nan")),
+            bucket.update("k", b"", 1 << 64),
+            bucket.delete("k", 1 << 64),
+            bucket.get(b"k"),  # type: ignore[arg-type]
+            bucket.history(b"k"),  # type: ignore[arg-type]
+            bucket.entries(b"k"),  # type: ignore[arg-type]
         ):
             with pytest.raises(ConfigurationError):
                 await call
