@@ -10,9 +10,9 @@ import typer
 from dynlog.cli.app import PartialSuccess
 from dynlog.cli.log_open import open_existing
 from dynlog.cli.options import AsJson, LogUrl, parse_duration
-from dynlog.cli.output import human_bytes, print_json, print_table, progress, say
+from dynlog.cli.output import human_bytes, human_seconds, print_json, print_table, progress, say
 from dynlog.cli.run import run
-from dynlog.compaction import MIN_DIRTY, Compaction, compact
+from dynlog.compaction import MIN_DIRTY, REPEATS_S, Compaction, compact
 from dynlog.errors import ConfigurationError
 from dynlog.log import Log
 from dynlog.topics import Topic
@@ -108,7 +108,9 @@ def _began(each: Compaction) -> bool:
 def _blocked(each: Compaction) -> str:
     """Who keeps what from going."""
     reasons = [f"{', '.join(each.blocked_by)} (see 'dynlog log holders')"] if each.blocked_by else []
-    reasons += ["records whose repeats may still come"] if each.repeats else []
+    reasons += (
+        [f"records whose repeats may still come ({human_seconds(REPEATS_S)} from their append)"] if each.repeats else []
+    )
     return f"what lies from offset {each.start} on is kept by {' and '.join(reasons)}" if reasons else ""
 
 
