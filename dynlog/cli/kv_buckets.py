@@ -11,11 +11,11 @@ import typer
 from dynlog.cli.kv_show import BucketName, Timeout, open_bucket
 from dynlog.cli.log_open import open_existing
 from dynlog.cli.options import AsJson, LogUrl, ObjectsUrl, parse_duration, parse_size
-from dynlog.cli.output import human_bytes, human_seconds, human_time, print_facts, print_json, print_table
+from dynlog.cli.output import human_bytes, human_seconds, human_time, print_facts, print_json, print_table, say
 from dynlog.cli.run import run
 from dynlog.errors import ConfigurationError
 from dynlog.kv.compaction import Compacted
-from dynlog.kv.settings import BucketSettings
+from dynlog.kv.settings import BucketSettings, topic_of
 from dynlog.kv.store import BucketInfo, open_kv
 from dynlog.open import open_log, open_objects
 
@@ -28,7 +28,10 @@ def buckets(
     ] = None,
     ttl: Annotated[str | None, typer.Option(help="With `--create`: values are gone after this time.")] = None,
     max_value: Annotated[
-        str | None, typer.Option(help="With `--create`: how long a value may be, as in 64KiB; 1MiB by default.")
+        str | None,
+        typer.Option(
+            help="With `--create`: how long a value may be, as in 64KiB; by default about 1MiB, as the log takes it."
+        ),
     ] = None,
     delete: Annotated[
         str | None, typer.Option("--delete", metavar="NAME", help="Delete this bucket with all its keys.")
@@ -121,11 +124,17 @@ def compact(
         "earliest": done.truncation.earliest,
         "blocked_by": list(done.truncation.blocked_by),
     }
+    blocked = ", ".join(done.truncation.blocked_by)
     if as_json:
         print_json(facts)
-        return
-    blocked = ", ".join(done.truncation.blocked_by) or "nobody"
-    print_facts({**facts, "bytes": human_bytes(done.bytes), "blocked_by": blocked})
+    else:
+        print_facts({**facts, "bytes": human_bytes(done.bytes), "blocked_by": blocked or "nobody"})
+    if blocked:
+        say(
+            f"what lies from {done.truncation.earliest} to {done.start} is still kept by {blocked} (see 'dynlog log "
+            f"holders {topic_of(bucket)}'); it goes once they are past it, by whoever has the bucket open or by the "
+            "next compaction"
+        )
 
 
 def _json(info: BucketInfo) -> dict[str, Any]:

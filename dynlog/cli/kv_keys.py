@@ -8,9 +8,10 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from dynlog.cli.kv_show import BucketName, Key, Timeout, Ttl, Value, entry_json, open_bucket, value_text
+from dynlog.cli.kv_show import BucketName, Key, Timeout, Ttl, Value, entry_json, open_bucket, short_text, value_text
+from dynlog.cli.log_records import printable
 from dynlog.cli.options import AsJson, LogUrl, ObjectsUrl, parse_duration
-from dynlog.cli.output import LineOutput, human_time, print_json, print_table
+from dynlog.cli.output import LineOutput, human_time, print_json, print_table, say
 from dynlog.cli.run import interruptible, run
 from dynlog.errors import ConfigurationError, KeyNotFound
 from dynlog.kv.bucket import Bucket
@@ -53,6 +54,8 @@ def get(
         print_json(entry_json(entry))
     elif not raw:
         print(value_text(entry.value))
+        if printable(entry.value) is None:
+            say("that value is no text: --raw writes its bytes, --json has them in base64")
 
 
 def ls(
@@ -63,7 +66,7 @@ def ls(
     timeout: Timeout = "30s",
     as_json: AsJson = False,
 ) -> None:
-    """List the keys of a bucket in order, with their values.
+    """List the keys of a bucket in order, with their values; of a long value the beginning.
 
     With `--json`: a list of what `get --json` gives.
 
@@ -80,7 +83,7 @@ def ls(
     if as_json:
         print_json([entry_json(entry) for entry in entries])
         return
-    rows = [(e.key, e.revision, human_time(e.time_ms), e.lease or "-", value_text(e.value)) for e in entries]
+    rows = [(e.key, e.revision, human_time(e.time_ms), e.lease or "-", short_text(e.value)) for e in entries]
     print_table(("KEY", "REVISION", "TIME", "LEASE", "VALUE"), rows, empty="no keys")
 
 
@@ -108,7 +111,7 @@ def history(
     if as_json:
         print_json([entry_json(entry) for entry in entries])
         return
-    rows = [(e.revision, human_time(e.time_ms), e.op.name.lower(), value_text(e.value)) for e in entries]
+    rows = [(e.revision, human_time(e.time_ms), e.op.name.lower(), short_text(e.value)) for e in entries]
     print_table(("REVISION", "TIME", "CHANGE", "VALUE"), rows, empty="nothing is known of it")
 
 

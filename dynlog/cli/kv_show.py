@@ -21,6 +21,8 @@ BucketName = Annotated[str, typer.Argument(help="The bucket.", show_default=Fals
 Key = Annotated[str, typer.Argument(help="The key.", show_default=False)]
 Value = Annotated[str, typer.Argument(help="The value; `-` reads it from stdin.", show_default=False)]
 Ttl = Annotated[str | None, typer.Option("--ttl", help="The key is gone after this time, as in 30s, 15m.")]
+SHOWN_CHARACTERS = 100
+"""How much of a value is shown in a table; `get` shows all of it."""
 Timeout = Annotated[str, typer.Option("--timeout", help="How long it may take, as in 30s.")]
 
 
@@ -58,6 +60,14 @@ def entry_json(entry: Entry) -> dict[str, Any]:
 def json_line(value: Any) -> bytes:
     """One line of JSON."""
     return json.dumps(value, ensure_ascii=False).encode() + b"\n"
+
+
+def short_text(value: bytes) -> str:
+    """The value for a table, cut if it is long."""
+    text = value_text(value[: 4 * SHOWN_CHARACTERS])  # a character has at most four bytes
+    if len(text) <= SHOWN_CHARACTERS and len(value) <= 4 * SHOWN_CHARACTERS:
+        return text
+    return f"{text[:SHOWN_CHARACTERS]}... ({len(value)} bytes)"
 
 
 def value_text(value: bytes) -> str:

@@ -118,10 +118,10 @@ class KeyValue:
                 topic_of(name), labels=labels_of(settings), exist_ok=exist_ok, timeout=timeout
             )
         except TopicExists:
-            raise BucketExists("there is one already: open it, or give exist_ok=True", bucket=name) from None
+            raise BucketExists("there is such a bucket already (exist_ok=True opens it)", bucket=name) from None
         found = settings_of(topic)
         if found != settings:
-            raise BucketExists(f"there is one already with other settings: {found}", bucket=name)
+            raise BucketExists(f"there is such a bucket already, with other settings: {found}", bucket=name)
         return await self.bucket(name)
 
     async def bucket(self, name: str, *, timeout: float = OPEN_S, progress: Progress | None = None) -> Bucket:
@@ -193,7 +193,9 @@ class KeyValue:
         try:
             return await self._log.topic(topic_of(name), timeout=timeout)
         except TopicNotFound:
-            raise BucketNotFound("there is none of that name: create it first", bucket=name) from None
+            raise BucketNotFound(
+                f"there is no such bucket: create it (dynlog kv buckets --create {name})", bucket=name
+            ) from None
 
     async def buckets(self, *, timeout: float = DEFAULT_TIMEOUT_S) -> list[BucketInfo]:
         """All buckets, by name."""

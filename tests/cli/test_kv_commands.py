@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from dynlog.open import open_log
+from dynlog.topics import Holder, HolderKind
 from tests.cli.conftest import Cli
-from tests.cli.process import Dynlog
+from tests.cli.process import Dynlog, dynlog
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +53,20 @@ def test_what_is_put_is_got_listed_and_remembered(cli: Cli) -> None:
 def test_a_value_that_is_no_text_is_base64_in_json_and_exact_when_raw(cli: Cli) -> None:
     assert cli("kv", "put", "settings", "k", "-", stdin=b"\x00\xff").status == 0
     assert from_json(cli, "get", "settings", "k")["value"] == {"base64": "AP8="}
-    assert "2 bytes 00ff" in cli("kv", "get", "settings", "k").out
+    shown = cli("kv", "get", "settings", "k")
+    assert "2 bytes 00ff" in shown.out
+    assert "--raw" in shown.err, "who writes that into a file is told that it is not the value"
+
+
+def test_a_long_value_is_got_whole_and_listed_cut(cli: Cli) -> None:
+    long = "long " * 1000 + "end"
+    assert cli("kv", "put", "settings", "k", "-", stdin=long).status == 0
+    assert cli("kv", "get", "settings", "k").out == long + "\n"
+    for command in (["ls", "settings"], ["history", "settings", "k"]):
+        line = cli("kv", *command).lines[1]
+        assert line.endswith("... (5003 bytes)")
+        assert len(line) < 200
+        assert from_json(cli, *command)[0]["value"] == long
 
 
 def test_who_loses_is_told_in_one_line_and_status_1(cli: Cli) -> None:
@@ -71,7 +86,7 @@ def test_who_loses_is_told_in_one_line_and_status_1(cli: Cli) -> None:
     [
         (["get", "settings", "nothing"], 1, ["no such key", "nothing", "settings"]),
         (["delete", "settings", "nothing"], 1, ["no such key"]),
-        (["get", "nobody", "k"], 1, ["none of that name", "nobody"]),
+        (["get", "nobody", "k"], 1, ["no such bucket", "dynlog kv buckets --create nobody"]),
         (["put", "settings", "", "v"], 1, ["key", "1 to 1024"]),
         (["put", "settings", "k", "v", "--ttl", "soon"], 2, ["duration"]),
         (["put", "settings", "k", "v", "--ttl", "0s"], 2, ["time to live"]),
@@ -83,7 +98,7 @@ def test_who_loses_is_told_in_one_line_and_status_1(cli: Cli) -> None:
         (["get", "bad name", "k"], 2, ["bucket name"]),
         (["watch", "settings", "--key", "a", "--prefix", "b"], 2, ["a key or a prefix"]),
         (["watch", "settings", "--from-revision", "99999"], 1, ["another bucket"]),
-        (["buckets", "--create", "settings"], 1, ["there is one already"]),
+        (["buckets", "--create", "settings"], 1, ["there is such a bucket already", "settings"]),
         (["buckets", "--create", "a/b"], 2, ["bucket name"]),
         (["buckets", "--create", "x", "--history", "65"], 2, ["history"]),
         (["buckets", "--create", "x", "--max-value", "1TiB"], 2, ["this log takes"]),
@@ -134,6 +149,17 @@ def test_a_compaction_keeps_every_revision(cli: Cli) -> None:
     assert done["blocked_by"] == []
     assert from_json(cli, "ls", "settings") == before
     assert "blocked_by  nobody" in cli("kv", "compact", "settings").out
+
+
+async def test_a_compaction_says_who_keeps_what_it_could_not_cut_off(log_url: str) -> None:
+    async with open_log(log_url) as log:
+        await log.hold("dynlog.kv.settings", Holder("slow", HolderKind.NAMED, {0: 0}))
+    assert (await dynlog("kv", "put", "settings", "k", "v", "--log", log_url)).status == 0
+    done = await dynlog("kv", "compact", "settings", "--json", "--log", log_url)
+    assert done.status == 0
+    assert json.loads(done.out)["blocked_by"] == ["slow"]
+    assert "slow" in done.err
+    assert "dynlog log holders dynlog.kv.settings" in done.err
 
 
 async def test_watch_prints_the_state_a_marker_and_every_change_until_it_is_stopped(cli: Cli, log_url: str) -> None:
