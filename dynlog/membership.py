@@ -5,6 +5,8 @@
 * **A commit goes out under the newest generation that the fold knows, and only for partitions that the fold of that
   moment gives to this member**; when it is fenced, the member folds on and tries again if it is still the owner.  So
   members that keep their partitions commit across a change of generation, and one that was expired never does.
+* **A member hands out nothing new unless it heard its own heartbeat of a moment ago**: one that was paused for long
+  may well be able to speak before it has heard that it was expired.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import logging
 import os
 import socket
 import uuid
+from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -66,6 +69,7 @@ class Membership:
         self._left = False
         self._heard: dict[str, tuple[int, float]] = {}
         self._acknowledged = 0.0
+        self._beats: deque[tuple[int, float]] = deque(maxlen=64)
 
     @property
     def id(self) -> str:
@@ -109,6 +113,7 @@ class Membership:
         about = f"{socket.gethostname()} process {os.getpid()}"
         self._joined_at = await self._say(Join(self._id, self._topic.partitions, about))
         self._acknowledged = sent
+        self._beats.clear()
 
     async def _say(self, fact: Join | Leave | Release | Expire | Generation) -> int:
         return await say(self._log, self._position.topic, fact)
@@ -130,9 +135,17 @@ class Membership:
             sent, member = _now(), self._id
             with suppress(*PASSING):  # the next beat is the repetition: a backoff would outlast the others' patience
                 beat = [to_record(Beat(member))]
-                await self._log.append(self._position.topic, 0, beat, timeout=self._timing.expire_s)
+                done = await self._log.append(self._position.topic, 0, beat, timeout=self._timing.expire_s)
                 if member == self._id:
-                    self._acknowledged = sent
+                    self._beats.append((done.offsets[0], sent))
+                    self._heard_itself()
+
+    def _heard_itself(self) -> None:
+        """A beat counts once it was folded: whoever was expired before it has learned of that by then."""
+        while self._beats and self._beats[0][0] < self._position.offset:
+            _, sent = self._beats.popleft()
+            if self._id in self._state.members:
+                self._acknowledged = max(self._acknowledged, sent)
 
     async def _follow(self) -> None:
         while True:
@@ -161,6 +174,7 @@ class Membership:
         before = self._state.version
         self._state.apply(batch)
         self._position = batch.next_position
+        self._heard_itself()
         self._since_picture += len(batch)
         if self._state.version != before or self._since_picture > KEPT_RECORDS:
             self.changes.notify()

@@ -19,8 +19,10 @@ class DeafLog:
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        self._through = asyncio.Event()
-        self._through.set()
+        self._through, self._out = asyncio.Event(), asyncio.Event()
+        self.said = 0
+        """How many appends to groups' topics went through."""
+        self.mend()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._log, name)
@@ -33,15 +35,23 @@ class DeafLog:
     def cut(self) -> None:
         """From now on nothing of the group comes or goes."""
         self._through.clear()
+        self._out.clear()
+
+    def let_speak(self) -> None:
+        """What is said goes through again, what others said has yet to come."""
+        self._out.set()
 
     def mend(self) -> None:
         """Everything goes through again."""
         self._through.set()
+        self._out.set()
 
     async def append(self, topic: str, partition: int, records: Sequence[Record], *, timeout: float = 30.0) -> Appended:
         if topic.startswith(GROUPS):
-            await self._through.wait()
-        return await self._log.append(topic, partition, records, timeout=timeout)
+            await self._out.wait()
+        done = await self._log.append(topic, partition, records, timeout=timeout)
+        self.said += topic.startswith(GROUPS)
+        return done
 
     async def read(
         self,

@@ -59,6 +59,25 @@ class ZombieSuite(ConsumeBackend):
                 assert [body(d) for d in await take(other, 1)] == ["late0"]
                 deaf.mend()
 
+    async def test_a_member_that_speaks_again_begins_nothing_before_it_heard_whether_it_was_expired(
+        self, log: Log, log_url: str
+    ) -> None:
+        """As one that was paused for long: its first sign of life is stored before it has read what was said of it."""
+        await fill(log, 1)
+        deaf = DeafLog(log)
+        async with Consumer.open(deaf.log, TOPIC, group=GROUP) as away:
+            await take(away, 1)
+            deaf.cut()
+            async with member(log_url) as other:
+                await until(lambda: other.partitions == {0}, "the other one took over")
+                said = deaf.said
+                deaf.let_speak()
+                await until(lambda: deaf.said >= said + 3, "it said that it is there")
+                await log.append(TOPIC, 0, numbered(1, "late"))
+                await nothing_comes(away, 0.5)
+                assert [body(d) for d in await take(other, 1)] == ["late0"]
+                deaf.mend()
+
     async def test_a_delivery_lost_while_its_handler_runs_cancels_the_handler(self, log: Log, log_url: str) -> None:
         await fill(log, 1)
         deaf = DeafLog(log)
