@@ -9,13 +9,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from dataclasses import dataclass
 
-from dynlog.errors import ConfigurationError, OffsetConflict, OffsetTruncated
+from dynlog.errors import ConfigurationError, DeadlineExceeded, OffsetConflict, OffsetTruncated
 from dynlog.kv.follower import Follower
 from dynlog.kv.pictures import FIRST, Place, behind, next_pictures
-from dynlog.kv.records import to_record
+from dynlog.kv.records import Barrier, to_record
 from dynlog.kv.settings import OVERHEAD_BYTES
 from dynlog.kv.writer import Writer
 from dynlog.log import Log
@@ -64,13 +65,21 @@ class Compactor:
     def __init__(self, log: Log, follower: Follower, writer: Writer) -> None:
         self._log, self._follower, self._writer = log, follower, writer
         self._topic = follower.topic.name
+        self._one_at_a_time = asyncio.Lock()
         self._most = min(PICTURE_BYTES, (log.capabilities.max_batch_bytes - OVERHEAD_BYTES))
 
     async def run(self, timeout: float) -> Compacted:
         """Compacts now; raises DeadlineExceeded if others write so much that it does not get through."""
         deadline = Deadline(timeout)
-        await self._writer.barrier(deadline.remaining)
-        start, place = self._follower.offset, FIRST
+        try:
+            async with asyncio.timeout(timeout), self._one_at_a_time:
+                return await self._run(deadline)
+        except TimeoutError:
+            raise DeadlineExceeded(f"{self._topic} was not compacted within {timeout:g} s: compact it again") from None
+
+    async def _run(self, deadline: Deadline) -> Compacted:
+        start: int = (await self._writer.say(Barrier(), deadline.remaining)).offset
+        place: Place | None = FIRST
         pictures = size = conflicts = 0
         while place is not None:
             deadline.check(f"compacting {self._topic}")
@@ -82,7 +91,7 @@ class Compactor:
                 # The barrier brings us behind whatever came between, and behind holes.
                 await self._writer.barrier(deadline.remaining)
                 continue
-            place = behind_it  # type: ignore[assignment]
+            place = behind_it
             pictures, size = pictures + count, size + written
         return Compacted(start, pictures, size, conflicts, await self.truncate(start, deadline.remaining))
 

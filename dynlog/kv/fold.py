@@ -250,6 +250,8 @@ class KvFold:
     def _picture(self, fact: Picture, offset: int) -> Outcome:
         """A whole fold knows already what a picture says; one that began in the middle learns it."""
         if not self.complete:
+            if self._staged and self._staged[0][:3] != fact[:3]:
+                self._staged = []  # another compaction came between: the first one begins its range anew
             self._staged.append(fact)
             if fact.more:
                 return Outcome(Verdict.VOID, offset)
@@ -265,8 +267,6 @@ class KvFold:
 
     def _learn(self, staged: Sequence[Picture], section: int, upto: str) -> None:
         after = staged[0].after
-        if any(p.section != section or p.after != after for p in staged):
-            raise ValueError("pictures that do not belong together")
         if section == MARKS:
             self.marks = [p.body for p in staged if p.body]
         elif section == LEASES:

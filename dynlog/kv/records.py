@@ -111,8 +111,8 @@ class Picture(NamedTuple):
     """The truth at this place of the log about a range of keys (or leases, or all marks), written by a compaction.
 
     It covers what lies above ``after`` up to ``upto`` ("" is the end of all) of one section; ``more`` says that the
-    next record goes on with it.  ``start`` is where the compaction began: once it has covered everything, a reader may
-    begin there.
+    next record goes on with it.  ``start`` is where the compaction began, a barrier of its own, so no other one has it;
+    once it has covered everything, a reader may begin there.
     """
 
     start: int
