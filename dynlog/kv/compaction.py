@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dynlog.errors import ConfigurationError, DeadlineExceeded, OffsetConflict, OffsetTruncated
@@ -66,6 +67,7 @@ class Compactor:
         self._log, self._follower, self._writer = log, follower, writer
         self._topic = follower.topic.name
         self._one_at_a_time = asyncio.Lock()
+        self._seen: Mapping[int, tuple[int, str]] = {}
         self._most = min(PICTURE_BYTES, (log.capabilities.max_batch_bytes - OVERHEAD_BYTES))
 
     async def run(self, timeout: float) -> Compacted:
@@ -93,7 +95,9 @@ class Compactor:
                 continue
             place = behind_it
             pictures, size = pictures + count, size + written
-        return Compacted(start, pictures, size, conflicts, await self.truncate(start, deadline.remaining))
+        # What everybody's fold does not count as complete nobody could begin from.
+        before = min(start, self._follower.fold.compacted)
+        return Compacted(start, pictures, size, conflicts, await self.truncate(before, deadline.remaining))
 
     async def _write_range(self, start: int, place: Place, deadline: Deadline) -> tuple[Place | None, int, int]:
         follower = self._follower
@@ -117,7 +121,11 @@ class Compactor:
         """Compacts if it is worth it, and cuts off what a holder had kept the last time."""
         state = (await self._log.partitions(self._topic))[0]
         since, share = dirtiness(self._follower, state.earliest)
-        # Of several processes that see the same, mostly one begins: the others see what it has written.
+        # Of several processes that see the same, mostly one begins: the others see what it has written, and leave the
+        # bucket to it as long as it gets on.
+        seen, self._seen = self._seen, self._follower.fold.passes()
+        if self._seen and self._seen != seen:
+            return None
         if since >= policy.min_records * random.uniform(1.0, 1.2) and share > policy.dirty:
             return await self.run(timeout)
         compacted = self._follower.fold.compacted

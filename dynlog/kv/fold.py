@@ -40,7 +40,7 @@ from dynlog.kv.rows import REVISION, TIME, TTL, Entry, Op, Row, entry_of, unpack
 from dynlog.kv.table import KeyTable
 
 MAX_HISTORY = 64
-MAX_PASSES = 8
+MAX_PASSES = 64
 """Of so many compactions at once is it known how far they have come."""
 _NOTHING = (MARKS, "")
 
@@ -294,6 +294,10 @@ class KvFold:
             self.marks = None
         elif len(self._passes) > MAX_PASSES:  # of compactors that were killed
             del self._passes[min(self._passes)]
+
+    def passes(self) -> Mapping[int, tuple[int, str]]:
+        """The compactions that are not complete, by their start, and how far each has come; the caller's."""
+        return dict(self._passes)
 
     # Snapshots
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from dynlog.kv import Bucket, open_kv
+from dynlog.errors import OffsetConflict
+from dynlog.kv import Bucket, CompactionPolicy, open_kv
 from dynlog.kv.pictures import FIRST, Place, behind, next_pictures
-from dynlog.kv.records import Barrier, Put
+from dynlog.kv.records import MARKS, Barrier, Picture, Put
 from dynlog.log import Log
 from dynlog.open import open_log
-from tests.kv.backend import NAME, elsewhere
+from tests.kv.backend import NAME, contents, elsewhere
 from tests.kv.facts import ListLog, seen
 
 
@@ -60,3 +62,42 @@ async def test_no_two_compactions_begin_at_the_same_place(bucket: Bucket, log_ur
     async with elsewhere(log_url) as other:
         done = await asyncio.gather(*(each.compact() for each in (bucket, bucket, other, other)))
     assert len({each.start for each in done}) == 4
+
+
+async def test_what_others_do_not_count_as_complete_cuts_nothing_off(
+    bucket: Bucket, log_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many compactions begin after ours that folds no longer know how far it had come."""
+    await bucket.put("k", b"1")
+    write, crowd = bucket.compactor._write_range, asyncio.Event()
+
+    async def crowded(start: int, place: Place, *rest: Any) -> Any:
+        if place != FIRST and not crowd.is_set():
+            crowd.set()
+            raise OffsetConflict(topic="", partition=0, expected=0, end=0)
+        if crowd.is_set() and bucket.revision < start + 200:
+            for n in range(1, 201):
+                await log_append(start + n)
+        return await write(start, place, *rest)
+
+    async def log_append(start: int) -> None:
+        bucket.compactor._writer.turn.release()
+        await bucket.say(Picture(start, MARKS, "", "", False, b""))
+        await bucket.compactor._writer.turn.acquire()
+
+    monkeypatch.setattr(bucket.compactor, "_write_range", crowded)
+    await bucket.compact()
+    async with elsewhere(log_url) as other:
+        assert await contents(other) == {"k": b"1"}
+
+
+async def test_a_compaction_that_gets_on_elsewhere_is_left_alone_and_one_that_does_not_is_replaced(
+    bucket: Bucket,
+) -> None:
+    for _ in range(20):
+        await bucket.put("k", b"v")
+    policy = CompactionPolicy(min_records=5)
+    start = (await bucket.say(Barrier())).offset
+    await bucket.say(Picture(start, MARKS, "", "", False, b""))
+    assert await bucket.compactor.tidy(policy, 30) is None
+    assert await bucket.compactor.tidy(policy, 30) is not None
