@@ -21,10 +21,16 @@ from dynlog.kv.records import Barrier, to_record
 from dynlog.kv.settings import OVERHEAD_BYTES
 from dynlog.kv.writer import Writer
 from dynlog.log import Log
-from dynlog.timing import Deadline
+from dynlog.timing import Backoff, Deadline
 from dynlog.topics import Truncation
 
 PICTURE_BYTES = 512 << 10
+LEAST_BYTES = 16 << 10
+"""A picture that lost to a writer is tried again at half the size, down to this: it is sooner there."""
+APPEND_S = 15.0
+"""So long at most do this process' writers wait for one picture."""
+_PAUSES = Backoff(first=0.002, most=0.1)
+"""Where an append that loses takes space for all that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,31 +88,37 @@ class Compactor:
     async def _run(self, deadline: Deadline) -> Compacted:
         start: int = (await self._writer.say(Barrier(), deadline.remaining)).offset
         place: Place | None = FIRST
+        most, pauses = self._most, iter(_PAUSES)
         pictures = size = conflicts = 0
         while place is not None:
             deadline.check(f"compacting {self._topic}")
             try:
                 async with self._writer.turn:
-                    behind_it, count, written = await self._write_range(start, place, deadline)
+                    behind_it, count, written = await self._write_range(start, place, most, deadline)
             except OffsetConflict:
                 conflicts += 1
+                most = max(most // 2, LEAST_BYTES)
+                if not self._log.capabilities.compare_and_append:
+                    await asyncio.sleep(next(pauses))
                 # The barrier brings us behind whatever came between, and behind holes.
                 await self._writer.barrier(deadline.remaining)
                 continue
-            place = behind_it
+            place, most, pauses = behind_it, min(2 * most, self._most), iter(_PAUSES)
             pictures, size = pictures + count, size + written
         # What everybody's fold does not count as complete nobody could begin from.
         before = min(start, self._follower.fold.compacted)
         return Compacted(start, pictures, size, conflicts, await self.truncate(before, deadline.remaining))
 
-    async def _write_range(self, start: int, place: Place, deadline: Deadline) -> tuple[Place | None, int, int]:
+    async def _write_range(
+        self, start: int, place: Place, most: int, deadline: Deadline
+    ) -> tuple[Place | None, int, int]:
         follower = self._follower
-        found = next_pictures(follower.fold, start, place, self._most, follower.marks())
+        found = next_pictures(follower.fold, start, place, most, follower.marks())
         for picture in found:
             record = to_record(picture)
             follower.appending()
             appended = await self._log.append(
-                self._topic, 0, [record], expect=follower.offset, timeout=deadline.remaining
+                self._topic, 0, [record], expect=follower.offset, timeout=min(APPEND_S, deadline.remaining)
             )
             follower.take_own(appended, [record])
             await follower.reached(appended.offsets[0] + 1, deadline)

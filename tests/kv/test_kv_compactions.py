@@ -101,3 +101,29 @@ async def test_a_compaction_that_gets_on_elsewhere_is_left_alone_and_one_that_do
     await bucket.say(Picture(start, MARKS, "", "", False, b""))
     assert await bucket.compactor.tidy(policy, 30) is None
     assert await bucket.compactor.tidy(policy, 30) is not None
+
+
+async def test_pictures_that_lose_to_writers_grow_smaller_and_none_may_take_long(
+    bucket: Bucket, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(40):
+        await bucket.put(f"k{n:02}", b"v" * 50_000)
+    append, tries, losing = log.append, [], 6
+
+    async def lossy(topic: str, partition: int, records: Any, *, expect: int | None = None, timeout: float) -> Any:
+        nonlocal losing
+        size = len(records[0].parts[-1])
+        if expect is None or size < 10_000:
+            return await append(topic, partition, records, expect=expect, timeout=timeout)
+        tries.append(size)
+        assert timeout <= 15.0
+        if losing:
+            losing -= 1
+            raise OffsetConflict(topic=topic, partition=partition, expected=expect, end=expect + 1)
+        return await append(topic, partition, records, expect=expect, timeout=timeout)
+
+    monkeypatch.setattr(log, "append", lossy)
+    assert (await bucket.compact()).conflicts == 6
+    assert tries[0] > 400_000
+    assert tries[6] < 60_000, "as small as one key lets it be"
+    assert max(tries[7:]) > 400_000, "and as large as before once nobody is in the way"
