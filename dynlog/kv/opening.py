@@ -103,7 +103,9 @@ class Opening:
                 unavailable = error
                 rejected.append(f"snapshot {candidate.manifest.id}: {error}")
         if opened is None:
-            opened = await self._from_the_start()
+            # Both as of one moment: the compaction that cut off what was below may lie behind the earlier end.
+            state = (await self._log.partitions(self._topic.name))[0]
+            opened, end = await self._from_the_start(state.earliest), state.end
         await self._replay(opened, end)
         if not opened.fold.complete:
             if unavailable is not None:
@@ -116,8 +118,7 @@ class Opening:
             )
         return opened
 
-    async def _from_the_start(self) -> Opened:
-        start = (await self._log.partitions(self._topic.name))[0].earliest
+    async def _from_the_start(self, start: int) -> Opened:
         await self.hold(start)
         recent = Recent()
         recent.begin(start)

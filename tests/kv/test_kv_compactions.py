@@ -15,6 +15,8 @@ from dynlog.kv.pictures import FIRST, Place, behind, next_pictures
 from dynlog.kv.records import MARKS, Barrier, Picture, Put
 from dynlog.log import Log
 from dynlog.open import open_log
+from dynlog.topics import PartitionState
+from tests.faulty import FaultyLog
 from tests.kv.backend import NAME, contents, elsewhere
 from tests.kv.facts import ListLog, seen
 
@@ -101,6 +103,28 @@ async def test_a_compaction_that_gets_on_elsewhere_is_left_alone_and_one_that_do
     await bucket.say(Picture(start, MARKS, "", "", False, b""))
     assert await bucket.compactor.tidy(policy, 30) is None
     assert await bucket.compactor.tidy(policy, 30) is not None
+
+
+class Overtaken(FaultyLog):
+    """Whoever asks for the end of a partition hears it, and before it goes on the bucket is compacted."""
+
+    def __init__(self, log: Log, compact: Any) -> None:
+        super().__init__(log)
+        self.compact = compact
+
+    async def partitions(self, topic: str, **rest: Any) -> list[PartitionState]:
+        found: list[PartitionState] = await self._log.partitions(topic, **rest)
+        compact, self.compact = self.compact, None
+        if compact is not None:
+            await compact()
+        return found
+
+
+async def test_a_bucket_that_is_compacted_while_it_is_opened_is_opened(log: Log, bucket: Bucket) -> None:
+    await bucket.put("k", b"1")
+    async with open_kv(Overtaken(log, bucket.compact).log, compaction=None) as kv:
+        assert await contents(await kv.bucket(NAME)) == {"k": b"1"}
+        assert (await log.partitions("dynlog.kv." + NAME))[0].earliest > 0
 
 
 async def test_pictures_that_lose_to_writers_grow_smaller_and_none_may_take_long(
