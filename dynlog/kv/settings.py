@@ -18,8 +18,9 @@ LABEL = "dynlog.kv"
 PREFIX = "dynlog.kv."
 VERSION = 1
 MAX_VALUE_BYTES = 1 << 20
-OVERHEAD_BYTES = MAX_KEY_BYTES + MAX_LEASE_BYTES + 1024
-"""So much of an append may be other things than the value: the key, the lease, marks, headers."""
+OVERHEAD_BYTES = 4 * MAX_KEY_BYTES + MAX_LEASE_BYTES + 1024
+"""So much of an append may be other things than the value: the key, the lease, marks, headers; and in a compaction's
+picture the keys at both ends of its range, too."""
 MAX_TTL_S = 10 * 365 * 24 * 3600.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")
 

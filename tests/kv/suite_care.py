@@ -11,7 +11,8 @@ import pytest
 
 from dynlog.errors import StateUnrecoverable
 from dynlog.kv import Bucket, BucketSettings, Changed, CompactionPolicy, Op, Verdict, open_kv
-from dynlog.kv.records import Beat, Expire, Grant, Revoke
+from dynlog.kv.records import MAX_KEY_BYTES, Beat, Expire, Grant, Revoke
+from dynlog.kv.settings import value_limit
 from dynlog.log import Log
 from dynlog.objects import ObjectStore
 from dynlog.open import open_objects
@@ -81,6 +82,16 @@ class CareSuite(KvBackend):
             assert (await old.compactor.truncate(latest, 30)).earliest == latest
             async with elsewhere(log_url) as fresh:
                 assert await known(fresh) == await known(old)
+
+    async def test_a_bucket_with_the_largest_keys_and_values_can_be_compacted(self, log: Log, log_url: str) -> None:
+        async with open_kv(log, compaction=None) as kv:
+            bucket = await kv.create(NAME)
+            most = value_limit(bucket.settings, log.capabilities.max_batch_bytes)
+            for letter in "abc":
+                await bucket.put(letter * MAX_KEY_BYTES, letter.encode() * most)
+            await bucket.compact()
+            async with elsewhere(log_url) as other:
+                assert await contents(other) == await contents(bucket)
 
     async def test_a_compaction_never_cuts_off_what_somebody_still_needs(
         self, log: Log, bucket: Bucket, log_url: str

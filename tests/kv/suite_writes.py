@@ -237,7 +237,7 @@ class WriteSuite(KvBackend):
             with pytest.raises(EntryTooLarge, match="at most 5 bytes"):
                 await small.put("k", b"vvvvvv")
             large = await kv.create("large")
-            most = min(1 << 20, log.capabilities.max_batch_bytes - 3000)
+            most = min(1 << 20, log.capabilities.max_batch_bytes - 6000)
             await large.put("k", b"v" * most)
             with pytest.raises(EntryTooLarge):
                 await large.put("k", b"v" * (log.capabilities.max_batch_bytes))
