@@ -144,7 +144,7 @@ class Bucket:
         With a ``lease`` it is gone when that ends, with ``ttl_s`` after so long.  Raises LeaseLost, EntryTooLarge,
         DeadlineExceeded, LogUnavailable and LogFull (nothing was written), OutcomeUnknown, BucketNotFound, Closed.
         """
-        return await self._write(Put(key, self._value(key, value), lease or "", self._ttl(ttl_s)), timeout)
+        return await self._write(Put(key, self._value(key, value), lease or "", self._ttl(ttl_s, lease)), timeout)
 
     async def create(
         self,
@@ -156,7 +156,7 @@ class Bucket:
         timeout: float = DEFAULT_TIMEOUT_S,
     ) -> int:
         """As `put`, but of all that create a key exactly one succeeds; the others get KeyExists."""
-        return await self._write(Create(key, self._value(key, value), lease or "", self._ttl(ttl_s)), timeout)
+        return await self._write(Create(key, self._value(key, value), lease or "", self._ttl(ttl_s, lease)), timeout)
 
     async def update(
         self,
@@ -170,7 +170,7 @@ class Bucket:
     ) -> int:
         """As `put`, but only if the key is at that revision; else RevisionConflict, which says where it is."""
         value = self._value(key, value)
-        fact = Update(key, value, _revision(revision), lease or "", self._ttl(ttl_s))
+        fact = Update(key, value, _revision(revision), lease or "", self._ttl(ttl_s, lease))
         return await self._write(fact, timeout)
 
     async def delete(self, key: str, revision: int | None = None, *, timeout: float = DEFAULT_TIMEOUT_S) -> int | None:
@@ -245,8 +245,10 @@ class Bucket:
             )
         return value
 
-    def _ttl(self, ttl_s: float | None) -> int:
-        return self._ttl_ms if ttl_s is None else ttl_ms(ttl_s)
+    def _ttl(self, ttl_s: float | None, lease: str | None) -> int:
+        if ttl_s is None:
+            return 0 if lease else self._ttl_ms  # what has a lease is there as long as that: a place in a line, say
+        return ttl_ms(ttl_s)
 
     # For what is built upon it: leases, locks, discovery
 

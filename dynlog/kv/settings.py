@@ -30,7 +30,8 @@ class BucketSettings:
     """How a bucket keeps its keys; fixed when it is created.
 
     ``history`` changes per key are kept (1 to 64, the present one counted).  ``max_value_bytes`` is at most what the
-    log takes in one append; None is 1 MiB or that.  ``ttl_s`` is the time to live of values that bring none.
+    log takes in one append; None is 1 MiB or that.  ``ttl_s`` is the time to live of values that bring neither one
+    nor a lease.
     """
 
     history: int = 1
