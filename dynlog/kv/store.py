@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -95,7 +96,7 @@ class KeyValue:
         self._log, self._objects, self._clock = log, objects, clock
         self._snapshots, self._compaction, self._delivery = snapshots, compaction, delivery
         self._open: dict[str, _Open] = {}
-        self._opening = asyncio.Lock()
+        self._opening: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._closed = False
 
     async def create(
@@ -131,7 +132,7 @@ class KeyValue:
         """
         deadline = Deadline(timeout)
         try:
-            async with asyncio.timeout(timeout), self._opening:
+            async with asyncio.timeout(timeout), self._opening[name]:
                 return await self._bucket(name, deadline, progress)
         except TimeoutError:
             raise DeadlineExceeded(f"bucket {name!r} was not opened within {timeout:g} s") from None
@@ -158,6 +159,8 @@ class KeyValue:
         )
         try:
             await opened.follower.start()
+            if self._closed:
+                raise Closed("the key-value store was closed meanwhile")
             bucket = await self._begin(opened, settings_of(topic))
         except BaseException:
             await opened.close(0.0)

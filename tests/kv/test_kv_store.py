@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from dynlog.errors import Closed
 from dynlog.kv import BucketSettings, open_kv
 from dynlog.kv.leases import Leases
 from dynlog.kv.lock import Lock
+from dynlog.kv.settings import labels_of
 from dynlog.log import Log
 from dynlog.open import open_log
+from dynlog.topics import Holder
+from tests.conformance.backend import after_turns
+from tests.faulty import FaultyLog
 from tests.kv.backend import NAME
 
 
@@ -19,6 +26,46 @@ from tests.kv.backend import NAME
 async def log() -> AsyncIterator[Log]:
     async with open_log(f"memory://{uuid4().hex}") as opened:
         yield opened
+
+
+class Held(FaultyLog):
+    """Nobody gets a hold on the topic while ``holds`` is not set."""
+
+    def __init__(self, log: Log, topic: str) -> None:
+        super().__init__(log)
+        self.topic_held, self.holds = topic, asyncio.Event()
+
+    async def hold(self, topic: str, holder: Holder, **rest: Any) -> None:
+        if topic == self.topic_held:
+            await self.holds.wait()
+        await self._log.hold(topic, holder, **rest)
+
+
+async def test_a_bucket_that_was_being_opened_when_its_store_closed_leaves_nothing_running(log: Log) -> None:
+    async with open_kv(log, compaction=None) as kv:
+        await kv.create(NAME)
+    held = Held(log, "dynlog.kv." + NAME)
+    closing = open_kv(held.log)
+    opening = asyncio.create_task(closing.bucket(NAME))
+    await after_turns(10)
+    tasks = asyncio.all_tasks()
+    await closing.close()
+    held.holds.set()
+    with pytest.raises(Closed):
+        await opening
+    assert asyncio.all_tasks() <= tasks
+
+
+async def test_a_bucket_that_does_not_open_keeps_no_other_from_it(log: Log) -> None:
+    held = Held(log, "dynlog.kv." + NAME)
+    async with open_kv(held.log) as kv:
+        await log.create_topic("dynlog.kv." + NAME, labels=labels_of(BucketSettings()))
+        opening = asyncio.create_task(kv.bucket(NAME))
+        await after_turns(10)
+        async with asyncio.timeout(20):
+            assert await (await kv.create("other")).put("k", b"") == 0
+        held.holds.set()
+        assert len(await opening) == 0
 
 
 async def test_what_has_a_lease_is_not_taken_from_it_by_the_buckets_time_to_live(log: Log) -> None:
