@@ -159,9 +159,9 @@ class KeyValue:
         )
         try:
             await opened.follower.start()
+            bucket = await self._begin(opened, settings_of(topic))
             if self._closed:
                 raise Closed("the key-value store was closed meanwhile")
-            bucket = await self._begin(opened, settings_of(topic))
         except BaseException:
             await opened.close(0.0)
             raise
