@@ -12,8 +12,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -48,6 +50,7 @@ PROJECTION = "kv"
 OPEN_S = 600.0
 CLOSE_S = 10.0
 TIDY_S = 600.0
+AGAIN_S = 1.0
 WHEN_DIRTY = CompactionPolicy()
 
 
@@ -176,15 +179,15 @@ class KeyValue:
         if snapshots is not None:
             snapshot_writer = SnapshotWriter(snapshots, self._snapshots, follower.picture, self._clock)
             follower.noted = snapshot_writer.note
-            opened.tasks.append(asyncio.create_task(snapshot_writer.run()))
+            opened.tasks.append(asyncio.create_task(_kept_up(snapshot_writer.run)))
         opened.bucket = bucket = Bucket(self._log, follower, writer, settings, snapshot_writer)
         observer = Observer(follower, writer, self._clock)
         await observer.catch_up()
-        opened.tasks.append(asyncio.create_task(observer.run()))
+        opened.tasks.append(asyncio.create_task(_kept_up(observer.run)))
         lease_observer = LeaseObserver(self._log, follower, writer, self._clock)
-        opened.tasks.append(asyncio.create_task(lease_observer.run()))
+        opened.tasks.append(asyncio.create_task(_kept_up(lease_observer.run)))
         if self._compaction is not None:
-            opened.tasks.append(asyncio.create_task(_tidy(bucket, self._compaction)))
+            opened.tasks.append(asyncio.create_task(_kept_up(partial(_tidy, bucket, self._compaction))))
         return bucket
 
     def _snapshots_of(self, topic: str) -> Snapshots | None:
@@ -248,6 +251,16 @@ class KeyValue:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
+
+
+async def _kept_up(run: Callable[[], Awaitable[None]]) -> None:
+    """Runs it, and anew if it fails: a defect must not end in silence what expires leases, values and old records."""
+    while True:
+        try:
+            return await run()
+        except Exception:
+            logger.exception("a task behind a bucket failed and begins anew")
+            await asyncio.sleep(AGAIN_S)
 
 
 async def _tidy(bucket: Bucket, policy: CompactionPolicy) -> None:

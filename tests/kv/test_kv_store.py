@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from dynlog.errors import Closed
-from dynlog.kv import BucketSettings, open_kv
+from dynlog.kv import BucketSettings, open_kv, store
 from dynlog.kv.leases import Leases
 from dynlog.kv.lock import Lock
 from dynlog.kv.settings import labels_of
@@ -77,3 +77,20 @@ async def test_what_has_a_lease_is_not_taken_from_it_by_the_buckets_time_to_live
                 assert [entry.ttl_ms for entry in await bucket.entries("jobs/")] == [0]
             await bucket.put("both", b"", lease=lease.id, ttl_s=100.0)
             assert [entry.ttl_ms for entry in await bucket.entries("both")] == [100_000]
+
+
+async def test_a_task_behind_a_bucket_that_fails_begins_anew(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(store, "AGAIN_S", 0.0)
+    runs = 0
+
+    async def run() -> None:
+        nonlocal runs
+        runs += 1
+        if runs < 3:
+            raise AttributeError("a defect")
+
+    await store._kept_up(run)
+    assert runs == 3
+    assert "a defect" in caplog.text
