@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -28,9 +29,12 @@ from dynlog.producer import PAYLOAD_OVERHEAD
 from dynlog.record import Mark, Record
 from dynlog.topics import Topic
 
+logger = logging.getLogger(__name__)
 SOURCE = "dynlog-copied-from"
 """Header of a copied record: ``source/offset/log time in ms``."""
 SOURCE_LABEL = "dynlog.copied-from"
+BUCKET_LABEL = "dynlog.kv"
+"""Label of a key-value bucket: its revisions are offsets, so it cannot be copied record by record."""
 
 
 @dataclass(slots=True)
@@ -69,10 +73,13 @@ def source_id(log: Log, topic: Topic) -> str:
 
 
 async def topics_to_copy(source: Log, names: Sequence[str]) -> list[Topic]:
-    """Those named, or all but what dynlog keeps for groups; raises TopicNotFound."""
+    """Those named, or all but what dynlog keeps for groups and, with a warning, buckets; raises TopicNotFound."""
     if names:
         return [await source.topic(name) for name in names]
-    return [topic for topic in await source.topics() if not is_internal(topic)]
+    topics = [topic for topic in await source.topics() if not is_internal(topic)]
+    if buckets := [topic.name for topic in topics if BUCKET_LABEL in topic.labels]:
+        logger.warning("left out, since a key-value bucket cannot be copied as a log: %s", ", ".join(buckets))
+    return [topic for topic in topics if BUCKET_LABEL not in topic.labels]
 
 
 async def copy_topic(source: Log, target: Log, topic: Topic, told: Callable[[int], None]) -> Copied:
@@ -82,6 +89,11 @@ async def copy_topic(source: Log, target: Log, topic: Topic, told: Callable[[int
     """
     if source.identity == target.identity:
         raise ConfigurationError("source and target are the same log")
+    if BUCKET_LABEL in topic.labels:
+        raise ConfigurationError(
+            f"topic {topic.name!r} is a key-value bucket, whose revisions are offsets, and a copy has others: "
+            "write its keys into a new bucket"
+        )
     id = source_id(source, topic)
     copy = await target.create_topic(
         topic.name,

@@ -54,6 +54,13 @@ class CopySuite(ConsumeBackend):
         assert (await stored(target))[0].record.mark == Mark("p", 3, 7)
         assert await verify_copy(log, target, await log.topic(TOPIC)) == 56
 
+    async def test_a_bucket_is_not_copied_since_its_revisions_would_be_others(self, log: Log, target: Log) -> None:
+        await log.create_topic("dynlog.kv.things", labels={"dynlog.kv": "{}"})
+        await fill(log, 1)
+        with pytest.raises(ConfigurationError, match="revisions"):
+            await copied(log, target, "dynlog.kv.things")
+        assert [topic.name for topic in await topics_to_copy(log, [])] == [TOPIC]
+
     async def test_a_copy_that_is_run_again_adds_only_what_is_new(self, log: Log, target: Log) -> None:
         await fill(log, 5)
         await copied(log, target)
