@@ -270,22 +270,26 @@ class Follower:
         seen = self.offset
         if batch.next_offset <= seen:
             return
-        fresh = batch if self._dedupe is None else self._dedupe.filter(batch)
-        mine = self._mine(fresh)
+        records = size = 0
         self._folding = True
         try:
-            for start in range(0, len(fresh), SLICE):
+            for start in range(0, len(batch), SLICE):
                 if start:
                     await asyncio.sleep(0)
-                self._take(fresh, start, start + SLICE, mine)
+                # Marks go in step with the state: whoever pictures both in between must not find a mark of a record
+                # that is not folded yet, or the restored state would take that record for a repeat.
+                fresh = batch.slice(start, start + SLICE)
+                fresh = fresh if self._dedupe is None else self._dedupe.filter(fresh)
+                self._take(fresh, 0, len(fresh), self._mine(fresh))
                 self._tell()
+                new = range(bisect_left(fresh.offsets, seen), len(fresh))
+                records, size = records + len(new), size + sum(len(part) for i in new for part in fresh.bodies[i])
         finally:
             self._folding = False
         if batch.next_offset > self.offset:
             self.offset = batch.next_offset
             self._tell()
-        fresh = fresh.slice(bisect_left(fresh.offsets, seen), len(fresh))
-        self.noted(len(fresh), sum(len(part) for body in fresh.bodies for part in body))
+        self.noted(records, size)
 
     async def _rebuild(self, reason: str) -> None:
         opened = await self._opening.run()

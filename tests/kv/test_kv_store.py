@@ -15,11 +15,12 @@ from dynlog.kv.leases import Leases
 from dynlog.kv.lock import Lock
 from dynlog.kv.settings import labels_of
 from dynlog.log import Log
-from dynlog.open import open_log
+from dynlog.manifests import Manifest
+from dynlog.open import open_log, open_objects
 from dynlog.topics import Holder
 from tests.conformance.backend import after_turns
 from tests.faulty import FaultyLog
-from tests.kv.backend import NAME
+from tests.kv.backend import NAME, elsewhere
 
 
 @pytest.fixture
@@ -66,6 +67,31 @@ async def test_a_bucket_that_does_not_open_keeps_no_other_from_it(log: Log) -> N
             assert await (await kv.create("other")).put("k", b"") == 0
         held.holds.set()
         assert len(await opening) == 0
+
+
+async def test_a_snapshot_in_the_middle_of_a_batch_knows_no_mark_of_what_it_does_not_hold() -> None:
+    url = f"memory://{uuid4().hex}?checks_marks=false"
+    async with (
+        open_log(url) as log,
+        open_kv(log, compaction=None) as kv,
+        open_objects(f"memory://{uuid4().hex}") as objects,
+    ):
+        bucket = await kv.create(NAME)
+        async with elsewhere(url, objects=objects) as other:
+            written: list[asyncio.Task[Manifest]] = []
+
+            def at_the_first_change(_: object) -> None:
+                if not written:
+                    written.append(asyncio.create_task(other.snapshot()))
+
+            other.follower.listeners.append(at_the_first_change)
+            await asyncio.gather(*(bucket.put(f"k{n:04}", b"") for n in range(1000)))
+            await other.barrier()
+            manifest = await written[0]
+            assert 0 < manifest.positions[0] < 1000, "in the middle"
+            async with elsewhere(url, objects=objects) as third:
+                assert third.status().started_from == f"snapshot {manifest.id}"
+                assert len(third) == 1000
 
 
 async def test_what_has_a_lease_is_not_taken_from_it_by_the_buckets_time_to_live(log: Log) -> None:
