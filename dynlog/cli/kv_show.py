@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,10 +13,12 @@ import typer
 from dynlog.cli.log_open import open_existing
 from dynlog.cli.log_records import SHOWN_BYTES, buffer_json, printable
 from dynlog.cli.output import human_time
+from dynlog.errors import DeadlineExceeded
 from dynlog.kv.bucket import Bucket
 from dynlog.kv.rows import Entry
 from dynlog.kv.store import KeyValue, open_kv
 from dynlog.open import open_objects
+from dynlog.timing import Deadline
 
 BucketName = Annotated[str, typer.Argument(help="The bucket.", show_default=False)]
 Key = Annotated[str, typer.Argument(help="The key.", show_default=False)]
@@ -27,19 +30,26 @@ Timeout = Annotated[str, typer.Option("--timeout", help="How long it may take, a
 
 
 @asynccontextmanager
-async def open_store(log: str, objects: str | None = None) -> AsyncIterator[KeyValue]:
+async def open_store(log: str, objects: str | None, timeout: float) -> AsyncIterator[KeyValue]:
     """The buckets of a log that exists.  A command is gone soon, so it leaves compacting to others."""
     async with AsyncExitStack() as stack:
-        opened = await stack.enter_async_context(open_existing(log))
-        store = await stack.enter_async_context(open_objects(objects)) if objects is not None else None
+        try:
+            async with asyncio.timeout(timeout):
+                opened = await stack.enter_async_context(open_existing(log))
+                store = await stack.enter_async_context(open_objects(objects)) if objects is not None else None
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"the log was not opened within {timeout:g} s: is it there, and does it answer?"
+            ) from None
         yield await stack.enter_async_context(open_kv(opened, store, compaction=None))
 
 
 @asynccontextmanager
 async def open_bucket(log: str, bucket: str, objects: str | None, timeout: float) -> AsyncIterator[Bucket]:
     """A bucket as the log has it now."""
-    async with open_store(log, objects) as kv:
-        yield await kv.bucket(bucket, timeout=timeout)
+    deadline = Deadline(timeout)
+    async with open_store(log, objects, timeout) as kv:
+        yield await kv.bucket(bucket, timeout=deadline.remaining)
 
 
 def entry_json(entry: Entry) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def ls(
 
     async def work() -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
-        async with open_store(log, objects) as kv:
+        async with open_store(log, objects, seconds) as kv:
             names = [info.name for info in await kv.buckets(timeout=seconds)] if bucket is None else [bucket]
             for name in names:
                 opened = await kv.bucket(name, timeout=seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 from typing import Any
 
 import pytest
@@ -149,6 +150,15 @@ def test_a_compaction_keeps_every_revision(cli: Cli) -> None:
     assert done["blocked_by"] == []
     assert from_json(cli, "ls", "settings") == before
     assert "blocked_by  nobody" in cli("kv", "compact", "settings").out
+
+
+def test_the_time_that_a_command_may_take_covers_the_opening_of_the_log(cli: Cli) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        url = f"redis://127.0.0.1:{deaf.getsockname()[1]}/0"
+        for command in (["kv", "get", "settings", "k"], ["lease", "ls"]):
+            done = cli(*command, "--log", url, "--timeout", "200ms")
+            assert (done.status, done.out) == (1, "")
+            assert "within 0.2 s" in done.complaint
 
 
 async def test_a_compaction_says_who_keeps_what_it_could_not_cut_off(log_url: str) -> None:
