@@ -169,7 +169,7 @@ class Leases:
         beats = [Beat(self.process, tuple(ids[at : at + NAMED_AT_ONCE])) for at in range(0, len(ids), NAMED_AT_ONCE)]
         said = await asyncio.gather(*(self.bucket.say(beat, timeout=timeout) for beat in beats), return_exceptions=True)
         for error in said:
-            if isinstance(error, BucketNotFound | Closed):
+            if isinstance(error, DynlogError) and self._is_over(error):
                 for lease in held:
                     lease.lose(str(error))
                 return True
@@ -208,12 +208,16 @@ class Leases:
             for fact, outcome in zip(facts, said, strict=True):
                 if not isinstance(outcome, BaseException):
                     self._left.pop(fact.key, None) if isinstance(fact, Delete) else self._lost.pop(fact.lease, None)
-            if any(isinstance(outcome, BucketNotFound | Closed) for outcome in said):
+            if any(isinstance(outcome, DynlogError) and self._is_over(outcome) for outcome in said):
                 self._left, self._lost = {}, {}
             elif any(isinstance(outcome, BaseException) for outcome in said):
                 await asyncio.sleep(next(pauses))
             else:
                 pauses = iter(Backoff())
+
+    def _is_over(self, error: DynlogError) -> bool:
+        """Whether nothing can be said to the bucket any more, whatever is tried again."""
+        return isinstance(error, BucketNotFound | Closed) or self.bucket.follower.failure is not None
 
     async def _something_to_tidy(self, at: float | None) -> None:
         with suppress(TimeoutError):

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from dynlog.errors import Closed
+from dynlog.errors import Closed, LeaseLost, LogDiverged
 from dynlog.kv import BucketSettings, open_kv, store
 from dynlog.kv.leases import Leases
 from dynlog.kv.lock import Lock
@@ -120,3 +120,18 @@ async def test_a_task_behind_a_bucket_that_fails_begins_anew(
     await store._kept_up(run)
     assert runs == 3
     assert "a defect" in caplog.text
+
+
+async def test_leases_in_a_bucket_that_failed_for_good_are_lost_at_once_and_nothing_is_tried_again(log: Log) -> None:
+    async with open_kv(log, compaction=None) as kv:
+        bucket = await kv.create(NAME)
+        async with Leases(bucket) as leases:
+            lease = await leases.grant(30.0)
+            bucket.follower.fail(LogDiverged("the tail is lost", topic=bucket.name, partition=0, offset=1))
+            await leases._beat([lease])
+            with pytest.raises(LeaseLost, match="the tail is lost"):
+                lease.check()
+            leases._lost[lease.id] = 0.0  # as if its TTL were over
+            leases._to_tidy.set()
+            await after_turns(10)
+            assert not leases._lost
