@@ -54,6 +54,8 @@ def etcd_place(text: str, environment: Mapping[str, str] | None = None) -> Place
     ``tls_ca``, ``tls_cert``, ``tls_key`` (files) and ``tls_verify=false``.  Raises ConfigurationError.
     """
     environment = os.environ if environment is None else environment
+    if "://" not in text:  # as etcdctl takes it; what stands there may be a password, and is not repeated
+        raise ConfigurationError("an etcd is named by a URL: write http://host:2379 instead of host:2379")
     url = parse_url(_as_one_url(text))
     if url.scheme not in ("http", "https"):
         raise ConfigurationError(f"{url} is no etcd: its clients' URL begins with http:// or https://")

@@ -240,7 +240,7 @@ async def test_what_is_no_answer_of_an_etcd_is_named(answer: bytes, says: str) -
     ("url", "says"),
     [
         ("etcd://127.0.0.1:2379", "begins with http:// or https://"),
-        ("127.0.0.1:2379", "needs a scheme"),
+        ("127.0.0.1:2379", "write http://host:2379"),
         ("http://127.0.0.1:no", "is not a URL"),
         ("http://127.0.0.1:2379/v3", "ends with its port"),
         ("http://", "names no host"),
