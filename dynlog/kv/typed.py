@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from dynlog.errors import MalformedRecord
+from dynlog.errors import ConfigurationError, MalformedRecord
 from dynlog.kv.bucket import Bucket
 from dynlog.kv.rows import Entry
 from dynlog.log import DEFAULT_TIMEOUT_S
@@ -72,8 +72,8 @@ class TypedBucket(Generic[M]):
         ttl_s: float | None = None,
         timeout: float = DEFAULT_TIMEOUT_S,
     ) -> int:
-        """As `Bucket.put`."""
-        return await self.bucket.put(key, _json(value), lease=lease, ttl_s=ttl_s, timeout=timeout)
+        """As `Bucket.put`; raises ConfigurationError for a value of another model."""
+        return await self.bucket.put(key, self._json(value), lease=lease, ttl_s=ttl_s, timeout=timeout)
 
     async def create(
         self,
@@ -85,7 +85,7 @@ class TypedBucket(Generic[M]):
         timeout: float = DEFAULT_TIMEOUT_S,
     ) -> int:
         """As `Bucket.create`."""
-        return await self.bucket.create(key, _json(value), lease=lease, ttl_s=ttl_s, timeout=timeout)
+        return await self.bucket.create(key, self._json(value), lease=lease, ttl_s=ttl_s, timeout=timeout)
 
     async def update(
         self,
@@ -98,12 +98,13 @@ class TypedBucket(Generic[M]):
         timeout: float = DEFAULT_TIMEOUT_S,
     ) -> int:
         """As `Bucket.update`."""
-        return await self.bucket.update(key, _json(value), revision, lease=lease, ttl_s=ttl_s, timeout=timeout)
+        return await self.bucket.update(key, self._json(value), revision, lease=lease, ttl_s=ttl_s, timeout=timeout)
 
     async def delete(self, key: str, revision: int | None = None, *, timeout: float = DEFAULT_TIMEOUT_S) -> int | None:
         """As `Bucket.delete`."""
         return await self.bucket.delete(key, revision, timeout=timeout)
 
-
-def _json(value: BaseModel) -> bytes:
-    return value.model_dump_json().encode()
+    def _json(self, value: M) -> bytes:
+        if not isinstance(value, self._model):  # nobody could read it
+            raise ConfigurationError(f"a value here is a {self._model.__name__}, not {type(value).__name__}")
+        return value.model_dump_json().encode()

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 from pydantic import BaseModel
 
-from dynlog.errors import KeyExists, MalformedRecord, RevisionConflict
+from dynlog.errors import ConfigurationError, KeyExists, MalformedRecord, RevisionConflict
 from dynlog.kv import Changed, TypedBucket, open_kv
 from dynlog.open import open_log
 from tests.kv.backend import take, until_ready
@@ -45,6 +45,19 @@ async def test_a_value_that_is_no_model_is_named_with_its_place(cards: TypedBuck
     for call in (cards.get("bad"), cards.entries()):
         with pytest.raises(MalformedRecord, match=rf"'cards'.*'bad'.*{revision}.*Card: name"):
             await call
+
+
+async def test_what_is_no_model_of_the_bucket_does_not_get_in(cards: TypedBucket[Card]) -> None:
+    class Other(BaseModel):
+        size: int = 1
+
+    for wrong in (Other(), {"name": "llama"}, None):
+        for write in (cards.put, cards.create):
+            with pytest.raises(ConfigurationError, match="Card"):
+                await write("k", wrong)  # type: ignore[arg-type]
+        with pytest.raises(ConfigurationError, match="Card"):
+            await cards.update("k", wrong, 0)  # type: ignore[arg-type]
+    assert await cards.entries() == []
 
 
 async def test_a_watch_is_read_with_the_model(cards: TypedBucket[Card]) -> None:
