@@ -21,7 +21,7 @@ from typing import NamedTuple, Self
 from dynlog.errors import LeaseLost
 from dynlog.kv.bucket import Bucket, Value
 from dynlog.kv.lease_holder import HeldLease
-from dynlog.kv.line import Place, in_line
+from dynlog.kv.line import Place, check_name, in_line
 from dynlog.kv.rows import Entry, Op
 from dynlog.kv.watch import Changed, Present, Ready, Resync, Watch
 from dynlog.log import DEFAULT_TIMEOUT_S
@@ -39,7 +39,7 @@ class Election:
     """The election of that name in a bucket."""
 
     def __init__(self, bucket: Bucket, name: str) -> None:
-        self.bucket, self.name = bucket, name
+        self.bucket, self.name = bucket, check_name("an election", name)
 
     async def campaign(self, lease: HeldLease, value: Value = b"", timeout: float | None = None) -> Leadership:
         """Stands for election and returns once elected.

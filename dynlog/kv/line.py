@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Coroutine
 from typing import Any
 
-from dynlog.errors import Closed, DeadlineExceeded, DynlogError, KeyNotFound, LeaseLost
+from dynlog.errors import Closed, ConfigurationError, DeadlineExceeded, DynlogError, KeyNotFound, LeaseLost
 from dynlog.kv.bucket import Bucket
 from dynlog.kv.lease_holder import HeldLease
 from dynlog.kv.rows import CREATED, Op
@@ -28,6 +28,13 @@ _ENDING = re.compile(r"/[0-9a-f]{32}")
 def in_line(key: str, name: str) -> bool:
     """Whether that is a place in the line of that name."""
     return key.startswith(name) and _ENDING.fullmatch(key, len(name)) is not None
+
+
+def check_name(what: str, name: str) -> str:
+    """The name of a line; raises ConfigurationError for one that several could mean without knowing it, as None."""
+    if not isinstance(name, str) or not name:
+        raise ConfigurationError(f"the name of {what} is text of at least one character, not {name!r:.80}")
+    return name
 
 
 class Place:

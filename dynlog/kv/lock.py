@@ -17,7 +17,7 @@ from typing import Self
 
 from dynlog.errors import Closed, ConfigurationError
 from dynlog.kv.lease_holder import HeldLease
-from dynlog.kv.line import Place
+from dynlog.kv.line import Place, check_name
 
 
 class Lock:
@@ -27,7 +27,7 @@ class Lock:
     """
 
     def __init__(self, lease: HeldLease, name: str) -> None:
-        self.lease, self.name = lease, name
+        self.lease, self.name = lease, check_name("a lock", name)
         self._place: Place | None = None
         self._has = False
 

@@ -284,3 +284,13 @@ class LockSuite(KvBackend):
                     await old.proclaim(b"old, still")
                 wrapped.down = False
                 assert await Election(bucket, "scheduler").leader() == Leader(new.token, b"new", lease.id)
+
+    async def test_a_lock_or_an_election_without_a_name_is_refused(self, bucket: Bucket) -> None:
+        async with Leases(bucket) as leases:
+            lease = await leases.grant(30.0)
+            for name in ("", None, b"jobs", 7):
+                with pytest.raises(ConfigurationError, match="name"):
+                    Lock(lease, name)  # type: ignore[arg-type]
+                with pytest.raises(ConfigurationError, match="name"):
+                    Election(bucket, name)  # type: ignore[arg-type]
+        assert await contents(bucket) == {}
