@@ -325,6 +325,7 @@ class Follower:
         for future in waiting.values():
             if not future.done():
                 future.set_exception(error)
+                future.exception()  # nobody may be waiting any more
         self.changes.notify()
         for tell in self.on_rebuilt:
             tell(str(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
@@ -135,3 +136,17 @@ async def test_leases_in_a_bucket_that_failed_for_good_are_lost_at_once_and_noth
             leases._to_tidy.set()
             await after_turns(10)
             assert not leases._lost
+
+
+async def test_a_write_that_nobody_waits_for_any_more_is_no_error_of_the_event_loop_when_the_bucket_fails(
+    log: Log,
+) -> None:
+    unheard: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
+    async with open_kv(log, compaction=None) as kv:
+        follower = (await kv.create(NAME)).follower
+        follower.waiting[1, 1] = asyncio.get_running_loop().create_future()
+        follower.fail(LogDiverged("the tail is lost", topic=NAME, partition=0, offset=1))
+        gc.collect()
+        await after_turns(3)
+    assert not unheard
