@@ -163,6 +163,18 @@ class LeaseSuite(KvBackend):
             later = [type(fact) for offset, fact in await facts(log) if offset > heard and not isinstance(fact, Expire)]
             assert later == [Beat, Revoke], "the late heartbeat gave it another TTL, and its holder gave that back"
 
+    async def test_a_heartbeat_that_was_long_under_way_counts_from_its_send(self, log: Log, log_url: str) -> None:
+        async with open_kv(log) as kv:
+            await kv.create(NAME)
+        async with faulty(log_url) as (bucket, wrapped), Leases(bucket) as leases:
+            lease = await leases.grant(3 * TTL_S)
+            wrapped.gate.clear()
+            await asyncio.sleep(1.5 * TTL_S)  # a heartbeat is under way since TTL_S
+            wrapped.gate.set()
+            await beaten(bucket, [lease], lease.token)
+            assert lease.held
+            assert lease.remaining < 3 * TTL_S - margin(3 * TTL_S) - 0.4 * TTL_S
+
     async def test_a_short_outage_costs_no_lease(self, log: Log, log_url: str) -> None:
         async with open_kv(log) as kv:
             await kv.create(NAME)
