@@ -30,7 +30,7 @@ from dynlog.testing.redis import RedisServer
 SIZE = 100
 KEYS = 512
 MANY = 64
-ROUNDS = 5
+ROUNDS = 8
 DISK, PROCESS = "on disk", "with the process"
 DURABILITY = {
     "SQLite": DISK, "Redis, always": DISK, "etcd": DISK, "NATS, always": DISK,
@@ -93,7 +93,7 @@ async def _measure(folder: Path, quick: bool) -> list[Row]:
         share = 10 if quick else 1
         rounds = 1 if quick else ROUNDS
         rows: list[Row] = []
-        for tasks, count in ((1, 500 // share), (MANY, 6_400 // share)):
+        for tasks, count in ((1, 500 // share), (MANY, 3_200 // share)):
             flight = "one in flight" if tasks == 1 else f"{tasks} in flight"
             rows += _rows(f"put, {flight}", "puts/s", await _best(stores, rounds, _puts(count, tasks)))
             rows += _rows(f"get, {flight}", "gets/s", await _best(stores, rounds, _gets(count, tasks)))

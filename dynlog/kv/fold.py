@@ -142,6 +142,11 @@ class KvFold:
         """The first ``limit`` keys above ``after`` of which anything is known, those that are gone counted."""
         return self._table.known(after, limit)
 
+    @property
+    def has_times(self) -> bool:
+        """Whether any value has a time to live."""
+        return self._table.has_times
+
     def next_due_ms(self) -> int | None:
         """The log time at which the next value's time is over."""
         item = self._table.next_due()

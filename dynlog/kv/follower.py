@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from dynlog.batch import Batch, Position
-from dynlog.codec import Columns, mark_runs
 from dynlog.errors import (
     BucketNotFound,
     Closed,
@@ -31,6 +30,7 @@ from dynlog.errors import (
 from dynlog.holding import Changes
 from dynlog.kv.fold import KvFold, Outcome
 from dynlog.kv.opening import Opened, Opening, Progress
+from dynlog.kv.own import own_batch
 from dynlog.kv.recent import Recent
 from dynlog.kv.rows import Row
 from dynlog.kv.settings import BucketSettings, bucket_of
@@ -79,6 +79,8 @@ class Follower:
         """Called with changes as they come; must not raise."""
         self.on_rebuilt: list[Callable[[str], None]] = []
         self.changes = Changes()
+        self.restless = Changes()
+        """As `changes`, but only while there are leases or times to live: who listens for those is not woken else."""
         self.failure: DynlogError | None = None
         self.stale_since_ms: int | None = None
         self.error: DynlogError | None = None
@@ -167,7 +169,7 @@ class Follower:
             self._others.set()
             return
         if self._dedupe is not None:
-            batch = self._dedupe.filter(self._as_batch(appended, records))
+            batch = self._dedupe.filter(own_batch(self.topic, appended, records))
             self._take(batch, 0, len(batch), self._mine(batch))
         else:
             fold, time_ms = self.fold, appended.log_time_ms
@@ -182,18 +184,6 @@ class Follower:
         self._tell()
         if self.noted is not _nothing:
             self.noted(len(records), sum(len(part) for record in records for part in record.parts))
-
-    def _as_batch(self, appended: Appended, records: Sequence[Record]) -> Batch:
-        columns = Columns(
-            [record.key for record in records],
-            [[bytes(part) for part in record.parts] for record in records],
-            None,
-            None,
-            None,
-            mark_runs([record.mark for record in records]),
-        )
-        end, times = appended.offsets[-1] + 1, [appended.log_time_ms] * len(records)
-        return Batch(self.topic.name, self.topic.incarnation, 0, appended.offsets, times, columns, end, end)
 
     def _mine(self, batch: Batch) -> dict[int, Mine]:
         mine: dict[int, Mine] = {}
@@ -225,6 +215,8 @@ class Follower:
                 listener(self._changed)
             self._changed.clear()
         self.changes.notify()
+        if self.fold.leases or self.fold.has_times:
+            self.restless.notify()
 
     # The tasks behind it
 
@@ -300,7 +292,7 @@ class Follower:
                 future.set_exception(OutcomeUnknown(f"what came of it is lost: {reason}", topic=self.topic.name))
         for tell in self.on_rebuilt:
             tell(reason)
-        self.changes.notify()
+        self._tell()
 
     async def _judge(self, error: DynlogError) -> None:
         """What it means that the topic is not what it was."""
@@ -327,6 +319,7 @@ class Follower:
                 future.set_exception(error)
                 future.exception()  # nobody may be waiting any more
         self.changes.notify()
+        self.restless.notify()
         for tell in self.on_rebuilt:
             tell(str(error))
 

@@ -46,10 +46,10 @@ class Observer:
     async def run(self) -> None:
         """Until it is cancelled."""
         while self._follower.failure is None:
-            seen = self._follower.changes.count
+            seen = self._follower.restless.count
             due = self._follower.fold.next_due_ms()
             if due is None:
-                await self._follower.changes.beyond(seen)
+                await self._follower.restless.beyond(seen)
                 continue
             wait = (due - self._now_ms()) / 1000
             if wait > 0:

@@ -185,6 +185,11 @@ class KeyTable:
 
     # Times
 
+    @property
+    def has_times(self) -> bool:
+        """Whether any key that is there has a time to live."""
+        return self._timed > 0
+
     def next_due(self) -> tuple[int, str, int] | None:
         """(log time, key, revision) of the value whose time is over next."""
         while self._due:

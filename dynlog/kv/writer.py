@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from contextlib import suppress
-from dataclasses import replace
 
 from dynlog.budget import Budget
 from dynlog.codec import encoded_bound
@@ -196,7 +195,7 @@ class Writer:
                 self._budget.give(said.size)
                 continue
             said.mark = Mark(self._follower.producer_id, self._epoch.number, self._sequence)
-            said.record = replace(said.record, mark=said.mark)
+            said.record = Record(said.record.parts, said.record.key, mark=said.mark)
             said.sent = True
             self._sequence += 1
             waiting[said.mark.epoch, said.mark.sequence] = said.future

@@ -6,16 +6,20 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
+from dynlog.batch import Batch, Position
 from dynlog.errors import BucketNotFound, Closed, LeaseLost
 from dynlog.kv import Bucket, Changed, HeldLease, Leases, Op, open_kv
 from dynlog.kv.lease_holder import margin
 from dynlog.kv.records import Beat, Expire, Fact, Revoke, from_parts
 from dynlog.log import Log
+from dynlog.open import open_log
 from dynlog.timing import SystemClock
 from tests.conformance.backend import PATIENCE_S, eventually, stored
+from tests.faulty import FaultyLog
 from tests.kv.backend import NAME, KvBackend, contents, elsewhere, faulty, known, said, take, until_ready
 
 TTL_S = 1.2
@@ -49,14 +53,27 @@ async def ended(bucket: Bucket, lease: HeldLease) -> float:
 
 
 @asynccontextmanager
-async def abandoned(url: str, ttl_s: float = TTL_S, key: str | None = None) -> AsyncIterator[HeldLease]:
+async def abandoned(url: str, ttl_s: float = TTL_S, key: str | None = None, **options: Any) -> AsyncIterator[HeldLease]:
     """A lease of a holder that is cut off from the log from now on."""
-    async with faulty(url) as (bucket, wrapped), Leases(bucket) as leases:
+    async with faulty(url, **options) as (bucket, wrapped), Leases(bucket) as leases:
         lease = await leases.grant(ttl_s, "cut off")
         if key is not None:
             await bucket.put(key, b"here", lease=lease.id)
         wrapped.down = True
         yield lease
+
+
+class DeafLog(FaultyLog):
+    """A log whose reads hang while nobody is told that they do."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(log)
+        self.hearing = asyncio.Event()
+        self.hearing.set()
+
+    async def read(self, position: Position, **options: Any) -> Batch:
+        await self.hearing.wait()
+        return await super().read(position, **options)
 
 
 class JumpingClock(SystemClock):
@@ -163,6 +180,18 @@ class LeaseSuite(KvBackend):
             later = [type(fact) for offset, fact in await facts(log) if offset > heard and not isinstance(fact, Expire)]
             assert later == [Beat, Revoke], "the late heartbeat gave it another TTL, and its holder gave that back"
 
+    async def test_a_heartbeat_that_was_long_under_way_counts_from_its_send(self, log: Log, log_url: str) -> None:
+        async with open_kv(log) as kv:
+            await kv.create(NAME)
+        async with faulty(log_url) as (bucket, wrapped), Leases(bucket) as leases:
+            lease = await leases.grant(3 * TTL_S)
+            wrapped.gate.clear()
+            await asyncio.sleep(1.5 * TTL_S)  # a heartbeat is under way since TTL_S
+            wrapped.gate.set()
+            await beaten(bucket, [lease], lease.token)
+            assert lease.held
+            assert lease.remaining < 3 * TTL_S - margin(3 * TTL_S) - 0.4 * TTL_S
+
     async def test_a_short_outage_costs_no_lease(self, log: Log, log_url: str) -> None:
         async with open_kv(log) as kv:
             await kv.create(NAME)
@@ -188,23 +217,40 @@ class LeaseSuite(KvBackend):
                 await lease.lost.wait()
             assert "ended in the log" in str(lease.reason)
 
-    async def test_a_wall_clock_that_jumps_neither_ends_a_lease_nor_keeps_it(
-        self, bucket: Bucket, log_url: str
-    ) -> None:
-        clock = JumpingClock()
-        async with elsewhere(log_url, clock=clock) as other, Leases(bucket) as leases:
-            lease = await leases.grant(TTL_S)
-            for jump_ms in (86_400_000, -86_400_000):
-                clock.jump_ms = jump_ms
-                await beaten(other, [lease], other.leases[lease.id].beat if lease.id in other.leases else -1)
-                await beaten(other, [lease], other.leases[lease.id].beat)
+    async def test_a_wall_clock_that_jumps_neither_ends_a_lease_nor_keeps_it(self, log: Log, log_url: str) -> None:
+        clock = JumpingClock()  # of all there are
+        async with open_kv(log, compaction=None, clock=clock) as kv, Leases(await kv.create(NAME)) as leases:
+            lease, bucket = await leases.grant(TTL_S), leases.bucket
+            for clock.jump_ms in (86_400_000, -86_400_000):
+                await beaten(bucket, [lease], bucket.leases[lease.id].beat)
+                await beaten(bucket, [lease], bucket.leases[lease.id].beat)
             assert lease.held
-            async with abandoned(log_url) as gone:
-                clock.jump_ms = 7_200_000
+            async with abandoned(log_url, clock=clock) as gone:
                 cut = time.monotonic()
+                await bucket.barrier()
+                await asyncio.sleep(TTL_S / 3)
+                clock.jump_ms = -172_800_000
+                assert await ended(bucket, gone) - cut < TTL_S + 10 * SLACK_S
+            assert lease.id in bucket.leases
+
+    async def test_an_observer_that_does_not_read_to_the_logs_end_accuses_nobody(
+        self, log: Log, bucket: Bucket, log_url: str
+    ) -> None:
+        async with open_log(log_url) as theirs:
+            deaf = DeafLog(theirs)
+            async with open_kv(deaf.log, compaction=None) as kv, Leases(bucket) as leases:
+                other = await kv.bucket(NAME)
+                lease = await leases.grant(TTL_S)
+                await beaten(other, [lease], lease.token)
+                deaf.hearing.clear()
+                until = time.monotonic() + 1.5 * TTL_S
+                while time.monotonic() < until:  # the holder lives, and the other one does not hear it
+                    await beaten(bucket, [lease], bucket.leases[lease.id].beat)
+                deaf.hearing.set()
                 await other.barrier()
-                assert await ended(other, gone) - cut < TTL_S + 10 * SLACK_S
-            assert lease.id in other.leases
+                await beaten(other, [lease], other.leases[lease.id].beat)
+                assert lease.held
+        assert [fact for _, fact in await facts(log) if isinstance(fact, Expire)] == []
 
     async def test_a_holder_whose_bucket_is_deleted_has_to_stop(self, log: Log) -> None:
         async with open_kv(log, compaction=None) as kv:

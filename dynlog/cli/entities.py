@@ -1,0 +1,140 @@
+"""``dynlog entities`` shows who is there; ``dynlog discovery import`` takes over what a fleet still keeps elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from dynlog.adapters.etcd import EtcdImage, read_etcd
+from dynlog.adapters.etcd_http import etcd_place
+from dynlog.cli.app import PartialSuccess, one_line
+from dynlog.cli.log_open import open_existing
+from dynlog.cli.options import AsJson, LogUrl, parse_duration
+from dynlog.cli.output import print_facts, print_json
+from dynlog.cli.run import run
+from dynlog.discovery.directory import BUCKET, Directory, Listing
+from dynlog.discovery.importing import ROOTS, ForeignKey, Imported, import_keys
+from dynlog.discovery.tree import listing_json, tree_lines
+from dynlog.kv.store import open_kv
+from dynlog.open import open_log
+
+BucketName = Annotated[str, typer.Option("--bucket", help="The bucket in which entities are.")]
+Timeout = Annotated[str, typer.Option("--timeout", help="How long it may take in all, as in 30s.")]
+
+
+def entities(
+    log: LogUrl,
+    namespace: Annotated[str | None, typer.Option(help="Only entities of this namespace.")] = None,
+    component: Annotated[str | None, typer.Option(help="Only of this component of it.")] = None,
+    endpoint: Annotated[str | None, typer.Option(help="Only of this endpoint of that.")] = None,
+    bucket: BucketName = BUCKET,
+    timeout: Timeout = "30s",
+    as_json: AsJson = False,
+) -> None:
+    """Show who is there: namespaces, components, endpoints, instances, and the models that they serve.
+
+    An instance's id is shown in hexadecimal, as in keys, and in decimal, as in JSON; *foreign* is what dynlog did not
+    register.
+
+    With `--json`: `{"revision", "entities": [{"key", "namespace", "component", "endpoint", "instance_id",
+    "instance_hex", "addresses", "metadata", "incarnation", "lease", "revision", "foreign", "origin"}], "models",
+    "unreadable"}`.
+
+    - `dynlog entities --log $URL`
+
+    - `dynlog entities --log $URL --namespace dynamo --component backend --json`
+    """
+    seconds = parse_duration(timeout)
+
+    async def work() -> Listing:
+        async with open_existing(log) as opened, open_kv(opened, compaction=None) as kv:
+            directory = Directory(await kv.bucket(bucket, timeout=seconds))
+            return await directory.list(namespace, component, endpoint)
+
+    listing = run(work())
+    if as_json:
+        print_json(listing_json(listing))
+        return
+    lines = list(tree_lines(listing))
+    for line in lines or ["no entities"]:
+        indent = len(line) - len(line.lstrip())
+        print(" " * indent + one_line(line))
+
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
+
+
+@app.callback()
+def discovery() -> None:
+    """Entities register themselves under leases, in a key-value bucket; `dynlog entities` shows them.
+
+    - `dynlog discovery import etcd http://127.0.0.1:2379 --log $URL`
+    """
+
+
+class System(StrEnum):
+    """What can be imported from."""
+
+    ETCD = "etcd"
+
+
+@app.command("import")
+def import_(
+    system: Annotated[System, typer.Argument(help="What is imported from.", show_default=False)],
+    url: Annotated[
+        str,
+        typer.Argument(envvar="ETCD_ENDPOINTS", help="Where it is, as in http://host:2379.", show_default=False),
+    ],
+    log: LogUrl,
+    bucket: BucketName = BUCKET,
+    timeout: Timeout = "60s",
+    as_json: AsJson = False,
+) -> None:
+    """Take over the instances and model cards that a fleet of Dynamo's keeps in etcd; nothing is written there.
+
+    Everything is read at one revision.  Values are kept byte for byte, under the same keys, without a lease, and marked
+    as foreign; run it again to have what changed meanwhile.  What was registered here is never written over.
+
+    User, password and TLS: `https://user:password@host:2379?tls_ca=FILE`, or Dynamo's `ETCD_AUTH_...` variables.
+    Exit status 3 if a key could not be taken over.
+
+    - `dynlog discovery import etcd http://127.0.0.1:2379 --log sqlite:///tmp/fleet.db`
+    """
+    seconds = parse_duration(timeout)
+    place = etcd_place(url)
+    image, done = run(_import(system, url, log, bucket, seconds))
+    facts: dict[str, Any] = {
+        "source": place.shown, "source_revision": image.revision, "added": done.added, "changed": done.changed,
+        "unchanged": done.unchanged, "removed": done.removed, "leased": done.leased,
+    }  # fmt: skip
+    if as_json:
+        print_json({**facts, "kept": done.kept, "refused": done.refused})
+    else:
+        print_facts({name.replace("_", " "): value for name, value in facts.items()})
+        for what, keys in (("kept", done.kept), ("refused", done.refused)):
+            for key, why in keys.items():
+                print(one_line(f"{what}  {key}: {why}"))
+    if done.refused:
+        key, why = next(iter(done.refused.items()))
+        raise PartialSuccess(f"{len(done.refused)} keys were not taken over; the first is {key}: {why}")
+
+
+async def _import(system: System, url: str, log: str, bucket: str, seconds: float) -> tuple[EtcdImage, Imported]:
+    place = etcd_place(url)
+    image = await read_etcd(place, [root.encode() for root in ROOTS], timeout=seconds)
+    keys = [
+        ForeignKey(entry.key, entry.value, entry.mod_revision, entry.lease, image.leases.get(entry.lease))
+        for entry in image.entries
+    ]
+    async with _bucket(log, bucket) as opened:
+        return image, await import_keys(opened, place.shown, keys, timeout=seconds)
+
+
+@asynccontextmanager
+async def _bucket(log: str, name: str) -> AsyncIterator[Any]:
+    async with open_log(log) as opened, open_kv(opened, compaction=None) as kv:
+        yield await kv.create(name, exist_ok=True)
