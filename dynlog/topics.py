@@ -62,6 +62,9 @@ class Capabilities:
     """A zombie is refused as soon as its successor registered, not only once that has written."""
     compare_and_append: bool
     """``expect=`` is decided inside the append; else by log order, and what lost takes offsets but is a hole."""
+    reads_latest: bool
+    """`read` and `partitions` see every append that returned before the call, whoever made it; else one that comes to a
+    deposed leader may not."""
     many_processes: bool
     single_host: bool
     max_batch_bytes: int

@@ -97,6 +97,7 @@ class MemoryLog(Log):
             checks_marks=settings.checks_marks,
             fences_at_registration=settings.checks_marks,
             compare_and_append=True,
+            reads_latest=True,
             many_processes=False,
             single_host=True,
             max_batch_bytes=settings.max_batch_bytes,

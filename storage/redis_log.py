@@ -114,6 +114,7 @@ class RedisLog(Log):
             checks_marks=True,
             fences_at_registration=False,
             compare_and_append=True,
+            reads_latest=True,
             many_processes=True,
             single_host=False,
             max_batch_bytes=self._client.settings.max_batch_bytes,

@@ -105,6 +105,7 @@ class SqliteLog(Log):
             checks_marks=True,
             fences_at_registration=True,
             compare_and_append=True,
+            reads_latest=True,
             many_processes=True,
             single_host=True,
             max_batch_bytes=settings.max_batch_bytes,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import Enum
 from typing import Any, cast
 
 from dynlog import Batch, Log, Position, Record
 from dynlog.errors import LogUnavailable, OutcomeUnknown
 from dynlog.log import DEFAULT_READ_BYTES
-from dynlog.topics import Appended
+from dynlog.topics import Appended, Capabilities
 
 NEEDS_THE_LOG = {"topic", "topics", "partitions", "hold", "holders", "release", "commit", "committed", "position"}
 
@@ -36,6 +37,13 @@ class FaultyLog:
         self.ghosts: list[tuple[str, int, Sequence[Record]]] = []
         self.gate = asyncio.Event()
         self.gate.set()
+        self.reads = 0
+        self.reads_latest = log.capabilities.reads_latest
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """The engine's, but for what a test has said."""
+        return replace(self._log.capabilities, reads_latest=self.reads_latest)
 
     def __getattr__(self, name: str) -> Any:
         return self._refused if self.down and name in NEEDS_THE_LOG else getattr(self._log, name)
@@ -74,6 +82,7 @@ class FaultyLog:
         wait: float = 0.0,
     ) -> Batch:
         self._refuse()
+        self.reads += 1
         return await self._log.read(position, max_records=max_records, max_bytes=max_bytes, wait=min(wait, 0.05))
 
     async def register_producer(self, producer_id: str, *, after: int | None = None, timeout: float = 30.0) -> int:

@@ -188,6 +188,7 @@ def _log_facts(url: str, log: Log) -> dict[str, Any]:
             "checks_marks": can.checks_marks,
             "fences_at_registration": can.fences_at_registration,
             "compare_and_append": can.compare_and_append,
+            "reads_latest": can.reads_latest,
             "many_processes": can.many_processes,
             "single_host": can.single_host,
             "server_time": can.server_time,

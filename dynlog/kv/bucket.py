@@ -25,6 +25,7 @@ from dynlog.errors import (
 from dynlog.kv.compaction import Compacted, Compactor
 from dynlog.kv.fold import Outcome, Verdict
 from dynlog.kv.follower import Follower
+from dynlog.kv.latest import Latest
 from dynlog.kv.lease_fold import Lease
 from dynlog.kv.records import Create, Delete, Fact, Purge, Put, Update, encode_key
 from dynlog.kv.rows import Entry, entry_of
@@ -57,9 +58,16 @@ class Bucket:
     """An open bucket; get it from `KeyValue`, which also closes it.  Safe for concurrent use by many tasks."""
 
     def __init__(
-        self, log: Log, follower: Follower, writer: Writer, settings: BucketSettings, snapshots: SnapshotWriter | None
+        self,
+        log: Log,
+        follower: Follower,
+        writer: Writer,
+        latest: Latest,
+        settings: BucketSettings,
+        snapshots: SnapshotWriter | None,
     ) -> None:
-        self._log, self._follower, self._writer, self._snapshots = log, follower, writer, snapshots
+        self._log, self._follower, self._writer, self._latest = log, follower, writer, latest
+        self._snapshots = snapshots
         self._value_limit = value_limit(settings, log.capabilities.max_batch_bytes)
         self._ttl_ms = ttl_ms(settings.ttl_s)
         self._compactor = Compactor(log, follower, writer)
@@ -79,11 +87,12 @@ class Bucket:
     async def get(self, key: str, *, linearizable: bool = False, timeout: float = DEFAULT_TIMEOUT_S) -> Entry | None:
         """The key's present value, None if it is not there.
 
-        A linearizable get sees every write that had returned anywhere when it was called; it costs an append, which
-        concurrent callers share.  Raises what `barrier` raises then, BucketNotFound, Closed.
+        A linearizable get sees every write that had returned anywhere when it was called; it costs a question to the
+        log, or an append where the engine's reads may be late, and concurrent callers share it.  Raises what `barrier`
+        raises then, BucketNotFound, Closed.
         """
         if linearizable:
-            await self._writer.barrier(timeout)
+            await self._latest.reach(timeout)
         else:
             self._follower.check()
         _text(key)
@@ -94,14 +103,14 @@ class Bucket:
 
         Raises DeadlineExceeded, LogUnavailable, OutcomeUnknown, BucketNotFound, Closed.
         """
-        return (await self._writer.barrier(timeout)).offset
+        return await self._latest.reach(timeout)
 
     async def entries(
         self, prefix: str = "", *, linearizable: bool = False, timeout: float = DEFAULT_TIMEOUT_S
     ) -> list[Entry]:
         """What is there under the prefix, by key, all as of one revision; raises as `get`."""
         if linearizable:
-            await self._writer.barrier(timeout)
+            await self._latest.reach(timeout)
         else:
             self._follower.check()
         _text(prefix)

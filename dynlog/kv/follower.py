@@ -133,6 +133,7 @@ class Follower:
         try:
             async with asyncio.timeout(deadline.remaining):
                 while self.offset < offset:
+                    self._others.set()
                     self.check()
                     await self.changes.beyond(self.changes.count)
         except TimeoutError:

@@ -32,6 +32,7 @@ from dynlog.errors import (
 from dynlog.kv.bucket import Bucket
 from dynlog.kv.compaction import CompactionPolicy
 from dynlog.kv.follower import Follower
+from dynlog.kv.latest import Latest
 from dynlog.kv.lease_observer import LeaseObserver
 from dynlog.kv.observer import Observer
 from dynlog.kv.opening import Progress
@@ -71,6 +72,7 @@ class _Open:
     def __init__(self, follower: Follower) -> None:
         self.follower = follower
         self.writer: Writer | None = None
+        self.latest: Latest | None = None
         self.bucket: Bucket | None = None
         self.tasks: list[asyncio.Task[None]] = []
 
@@ -78,6 +80,8 @@ class _Open:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
+        if self.latest is not None:
+            await self.latest.close()
         if self.writer is not None:
             await self.writer.close(timeout)
         await self.follower.end()
@@ -174,13 +178,14 @@ class KeyValue:
     async def _begin(self, opened: _Open, settings: BucketSettings) -> Bucket:
         follower = opened.follower
         opened.writer = writer = Writer(self._log, follower, self._delivery)
+        opened.latest = latest = Latest(self._log, follower, writer, self._delivery)
         snapshots = self._snapshots_of(follower.topic.name)
         snapshot_writer: SnapshotWriter | None = None
         if snapshots is not None:
             snapshot_writer = SnapshotWriter(snapshots, self._snapshots, follower.picture, self._clock)
             follower.noted = snapshot_writer.note
             opened.tasks.append(asyncio.create_task(_kept_up(snapshot_writer.run)))
-        opened.bucket = bucket = Bucket(self._log, follower, writer, settings, snapshot_writer)
+        opened.bucket = bucket = Bucket(self._log, follower, writer, latest, settings, snapshot_writer)
         observer = Observer(follower, writer, self._clock)
         await observer.catch_up()
         opened.tasks.append(asyncio.create_task(_kept_up(observer.run)))

@@ -56,6 +56,7 @@ async def open_parts(cluster: Cluster, settings: Settings) -> Parts:
         checks_marks=False,
         fences_at_registration=False,
         compare_and_append=False,
+        reads_latest=False,
         many_processes=True,
         single_host=False,
         max_batch_bytes=limit,

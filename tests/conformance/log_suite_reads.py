@@ -9,6 +9,7 @@ import pytest
 
 from dynlog.errors import OffsetTruncated, PartitionNotFound
 from dynlog.log import Log
+from dynlog.open import open_log
 from dynlog.record import Record
 from dynlog.timing import ManualClock
 from tests.conformance.backend import TOPIC, LogBackend, bodies, fill, numbered, records, texts
@@ -84,6 +85,19 @@ class ReadsSuite(LogBackend):
         async with asyncio.timeout(2):
             batch = await log.read(await log.position(TOPIC, 0, "end"), wait=0)
         assert (len(batch), list(batch), batch.next_offset, batch.end_offset) == (0, [], 2, 2)
+
+    async def test_a_read_sees_what_another_client_was_acknowledged_before_if_the_engine_says_so(
+        self, log: Log, log_url: str
+    ) -> None:
+        await log.create_topic(TOPIC)
+        async with open_log(log_url) as other:
+            if not log.capabilities.reads_latest:
+                return
+            for number in range(100):
+                position = await log.position(TOPIC, 0, number)
+                await other.append(TOPIC, 0, records(f"r{number}"))
+                batch = await log.read(position)
+                assert (texts(list(batch)), batch.end_offset) == ([f"r{number}"], number + 1)
 
     async def test_an_empty_partition_has_its_end_at_zero(self, log: Log) -> None:
         await log.create_topic(TOPIC)

@@ -11,8 +11,8 @@ from tests.house.repository import REPOSITORY
 
 BEGIN, END = "<!-- capabilities: tests/engines/test_capabilities.py -->", "<!-- end of capabilities -->"
 HEADER = (
-    "| engine | durability | marks are checked | `expect=` is decided | a zombie is refused | log time | shared by "
-    "| largest append |"
+    "| engine | durability | marks are checked | `expect=` is decided | a zombie is refused | a read sees | log time "
+    "| shared by | largest append |"
 )
 
 
@@ -23,6 +23,7 @@ def row(says: Capabilities) -> str:
         "inside the append" if says.checks_marks else "by the reader, in log order",
         "inside the append" if says.compare_and_append else "by log order",
         "when its successor registers" if says.fences_at_registration else "when its successor has written",
+        "all that was acknowledged" if says.reads_latest else "what its broker knows",
         "the server's" if says.server_time else "the host's",
         "one host, any number of processes" if says.single_host and says.many_processes
         else "any number of hosts" if says.many_processes else "one process",
@@ -46,7 +47,7 @@ async def test_the_readme_says_of_every_engine_what_it_says_of_itself(
     table = "\n".join(
         [
             HEADER,
-            "|---|---|---|---|---|---|---|--:|",
+            "|---|---|---|---|---|---|---|---|--:|",
             *rows,
         ]
     )

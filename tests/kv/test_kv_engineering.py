@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import AsyncExitStack
 from dataclasses import replace
+from typing import Any, Self
 from uuid import uuid4
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynlog.batch import Batch, Position
 from dynlog.delivery import DeliveryPolicy
 from dynlog.errors import Closed, ConfigurationError, LogUnavailable, OutcomeUnknown, UnsupportedLogVersion
 from dynlog.kv import Bucket, BucketSettings, CompactionPolicy, open_kv
@@ -31,6 +34,37 @@ from tests.kv.backend import NAME, contents, elsewhere, faulty, said, take
 QUICK = DeliveryPolicy(timeout_s=0.3, attempt_timeout_s=0.1)
 
 
+class Asked(FaultyLog):
+    """A log that answers a read of one record, which is the question where it ends, once it is let; with what it was
+    when it was asked."""
+
+    def __init__(self, url: str) -> None:
+        self._stack = AsyncExitStack()
+        self._url = url
+        self.answers = asyncio.Event()
+        self.answers.set()
+        self._asked = asyncio.Event()
+
+    @property
+    def once(self) -> Awaitable[object]:
+        """Until it was asked."""
+        return self._asked.wait()
+
+    async def read(self, position: Position, *, max_records: int | None = None, **how: Any) -> Batch:
+        batch = await super().read(position, max_records=max_records, **how)
+        if max_records == 1:
+            self._asked.set()
+            await self.answers.wait()
+        return batch
+
+    async def __aenter__(self) -> Self:
+        super().__init__(await self._stack.enter_async_context(open_log(self._url)))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+
 @pytest.fixture
 def log_url() -> str:
     return f"memory://{uuid4().hex}"
@@ -48,12 +82,43 @@ async def bucket(log: Log) -> AsyncIterator[Bucket]:
         yield await kv.create(NAME)
 
 
-async def test_many_writers_share_appends_and_many_linearizable_readers_a_barrier(bucket: Bucket, log_url: str) -> None:
+async def test_many_writers_share_appends(bucket: Bucket, log_url: str) -> None:
     async with faulty(log_url) as (other, behind):
         await other.put("warm", b"")
         behind.appends.clear()
         await asyncio.gather(*(other.put(f"k{n}", b"") for n in range(100)))
         assert behind.appends == [100]
+
+
+async def test_many_linearizable_readers_share_a_question_to_the_log(bucket: Bucket, log_url: str) -> None:
+    async with faulty(log_url) as (other, behind):
+        await other.put("warm", b"")
+        appends, reads = list(behind.appends), behind.reads
+        await asyncio.gather(*(other.get(f"k{n}", linearizable=True) for n in range(100)))
+        assert behind.appends == appends, "nothing is written"
+        assert behind.reads - reads <= 3, "theirs, and the follower's"
+
+
+async def test_a_question_that_was_asked_before_is_none_for_who_comes_later(bucket: Bucket, log_url: str) -> None:
+    async with elsewhere(log_url) as other, Asked(log_url) as asked, open_kv(asked.log, compaction=None) as kv:
+        third = await kv.bucket(NAME)
+        asked.answers.clear()
+        first = asyncio.create_task(third.get("k", linearizable=True))
+        await asked.once
+        await other.put("k", b"new")
+        second = asyncio.create_task(third.get("k", linearizable=True))
+        await after_turns(5)
+        asked.answers.set()
+        await first
+        found = await second
+        assert found is not None
+        assert found.value == b"new"
+
+
+async def test_where_reads_may_be_late_many_linearizable_readers_share_a_barrier(bucket: Bucket, log_url: str) -> None:
+    async with faulty(log_url) as (other, behind):
+        behind.reads_latest = False
+        await other.put("warm", b"")
         behind.appends.clear()
         await asyncio.gather(*(other.get(f"k{n}", linearizable=True) for n in range(100)))
         assert behind.appends == [1]
@@ -64,6 +129,7 @@ async def test_many_writers_share_appends_and_many_linearizable_readers_a_barrie
 
 async def test_a_barrier_that_was_sent_before_is_none_for_who_comes_later(bucket: Bucket, log_url: str) -> None:
     async with faulty(log_url) as (other, behind):
+        behind.reads_latest = False
         await other.put("warm", b"")
         behind.gate.clear()
         first = asyncio.create_task(other.barrier())
@@ -74,15 +140,44 @@ async def test_a_barrier_that_was_sent_before_is_none_for_who_comes_later(bucket
         assert await second > await first
 
 
-async def test_a_cancelled_caller_takes_nothing_from_the_others_of_its_barrier(bucket: Bucket, log_url: str) -> None:
+@pytest.mark.parametrize("reads_latest", [True, False])
+async def test_a_cancelled_caller_takes_nothing_from_the_others_of_its_barrier(
+    bucket: Bucket, log_url: str, reads_latest: bool
+) -> None:
     async with faulty(log_url) as (other, behind):
+        behind.reads_latest = reads_latest
         await other.put("warm", b"")
         behind.gate.clear()
         calls = [asyncio.create_task(other.barrier()) for _ in range(3)]
-        await after_turns(5)
+        await after_turns(1 if reads_latest else 5)
         calls[0].cancel()
         behind.gate.set()
         assert await calls[1] == await calls[2]
+
+
+async def test_a_linearizable_get_outlasts_a_log_that_is_away_and_gives_up_in_time(
+    bucket: Bucket, log_url: str
+) -> None:
+    async with faulty(log_url) as (other, behind):
+        await other.put("k", b"v")
+        behind.down = True
+        with pytest.raises(LogUnavailable):
+            await other.get("k", linearizable=True, timeout=0.2)
+        waiting = asyncio.create_task(other.get("k", linearizable=True))
+        await after_turns(5)
+        behind.down = False
+        assert await waiting is not None
+
+
+async def test_closing_ends_a_linearizable_get(bucket: Bucket, log_url: str) -> None:
+    async with Asked(log_url) as asked:
+        async with open_kv(asked.log, compaction=None) as kv:
+            other = await kv.bucket(NAME)
+            asked.answers.clear()
+            waiting = asyncio.create_task(other.get("k", linearizable=True))
+            await asked.once
+        with pytest.raises(Closed):
+            await waiting
 
 
 async def test_what_waits_to_be_written_is_bounded(bucket: Bucket, log_url: str) -> None:
