@@ -14,6 +14,7 @@ import fcntl
 import os
 import struct
 import time
+from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
@@ -88,7 +89,6 @@ class Bell:
 
     def __init__(self, path: Path, identity: bytes, *, may_be_missing: bool = False) -> None:
         """Raises OSError."""
-        self._path = path
         self._identity = identity
         self._fd = -1
         try:
@@ -96,7 +96,8 @@ class Bell:
         except FileNotFoundError:
             if not may_be_missing:
                 raise
-        self._files = _files(path)
+        self._names = (os.fspath(path), os.fspath(bell_path(path)))
+        self._files = _files(self._names)
 
     def ring(self, commit: int) -> None:
         """Stores the commit number; a slower process never turns the bell back.
@@ -104,7 +105,7 @@ class Bell:
         Raises OSError, and LogUnavailable if log or bell are no longer the files that were opened: whatever is written
         to those, nobody will find.
         """
-        if _files(self._path) != self._files:
+        if _files(self._names) != self._files:
             raise LogUnavailable("the log or its bell was deleted, moved or replaced while it was open")
         give_up = time.monotonic() + LOCK_PATIENCE_S
         while True:
@@ -135,12 +136,12 @@ class Bell:
             os.close(self._fd)
 
 
-def _files(path: Path) -> list[tuple[int, int] | None]:
-    """Which files the log and its bell are."""
+def _files(names: Iterable[str]) -> list[tuple[int, int] | None]:
+    """Which files the log and its bell are; asked at every commit, so without `Path`."""
     found: list[tuple[int, int] | None] = []
-    for file in (path, bell_path(path)):
+    for name in names:
         try:
-            state = file.stat()
+            state = os.stat(name)  # noqa: PTH116
             found.append((state.st_dev, state.st_ino))
         except FileNotFoundError:
             found.append(None)

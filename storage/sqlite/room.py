@@ -20,24 +20,28 @@ class Room:
     """Looks at the disk below one log; used by its writer thread, outside of transactions."""
 
     def __init__(self, path: Path, db: sqlite3.Connection) -> None:
-        self._folder = path.parent
-        self._wal = path.with_name(path.name + "-wal")
+        self._folder = os.fspath(path.parent)
+        self._wal = os.fspath(path.with_name(path.name + "-wal"))
         self._db = db
         self._page: int = db.execute("PRAGMA page_size").fetchone()[0]
 
     def is_there(self, size: int) -> bool:
         """Whether ``size`` bytes can be appended so that a truncation is possible afterwards."""
         need = size + MARGIN_BYTES
-        try:
-            waiting = self._wal.stat().st_size
-        except OSError:
-            waiting = 0
+        waiting = self.wal_bytes()
         if self._free() >= need + waiting:
             return True
         with suppress(sqlite3.Error):
             _, frames, moved = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             waiting = (frames - moved) * self._page
         return self._free() >= need + waiting
+
+    def wal_bytes(self) -> int:
+        """The size of the write-ahead log's file; asked at every commit, so without `Path`."""
+        try:
+            return os.stat(self._wal).st_size  # noqa: PTH116
+        except OSError:
+            return 0
 
     def _free(self) -> int:
         try:

@@ -72,7 +72,6 @@ class Writer:
     ) -> None:
         """Closes ``db`` in the end; calls ``on_commit`` on the event loop before a commit's jobs are acknowledged."""
         self._path = path
-        self._wal = path.with_name(path.name + "-wal")
         self._bell = bell
         self._db = db
         self._tx = Transaction(db)
@@ -288,8 +287,8 @@ class Writer:
         now = time.monotonic()
         if now < self._no_restart_before:
             return
-        with suppress(OSError, sqlite3.Error):
-            if self._wal.stat().st_size > WAL_KEPT_BYTES:
+        with suppress(sqlite3.Error):
+            if self._room.wal_bytes() > WAL_KEPT_BYTES:
                 self._no_restart_before = now + RESTART_EVERY_S
                 self._db.execute("PRAGMA busy_timeout = 100")
                 try:
