@@ -1,15 +1,20 @@
 """SIGINT and SIGTERM mean the same: the first asks the command to close in order, a second ends the process at once.
 
 Plain signal handlers and not the event loop's, because a handler of the loop is silent for as long as something blocks
-it, and the promise is that the process is gone in time whatever it is doing.
+it, and the promise is that the process is gone in time whatever it is doing.  Python runs a handler between two
+instructions of the main thread, so `waking` has every signal wake the loop as well: one that arrived just before the
+loop began to wait, or was taken by another thread, would be heard only when the wait is over.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Self
 
@@ -52,6 +57,22 @@ class Interrupt:
         signal.setitimer(signal.ITIMER_REAL, GRACE_S)
         if self._tell is not None:
             self._tell()
+
+
+@contextmanager
+def waking(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """While it is entered, a signal ends the loop's present wait, so that its handler runs at once."""
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        reader.setblocking(False)
+        writer.setblocking(False)
+        before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        loop.add_reader(reader, reader.recv, 4096)
+        try:
+            yield
+        finally:
+            loop.remove_reader(reader)
+            signal.set_wakeup_fd(before)
 
 
 def _give_up(number: int, frame: FrameType | None) -> None:

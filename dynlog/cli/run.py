@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from dynlog.cli.interrupt import Interrupt
+from dynlog.cli.interrupt import Interrupt, waking
 
 T = TypeVar("T")
 
@@ -40,7 +40,8 @@ def serve(work: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) -> T:
         interrupt = Interrupt.installed()
         interrupt.listen(lambda: loop.call_soon_threadsafe(stop.set))
         try:
-            return await work(stop)
+            with waking(loop):
+                return await work(stop)
         finally:
             interrupt.listen(lambda: None)
 

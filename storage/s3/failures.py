@@ -67,6 +67,11 @@ class Refused(Exception):
         """Whether a condition (If-Match, If-None-Match) did not hold."""
         return self.status == 412
 
+    @property
+    def beyond(self) -> bool:
+        """Whether the object has not the bytes that were asked for."""
+        return self.status == 416 or self.code == "InvalidRange"
+
 
 class Unreached(Exception):
     """No answer, or half of one; the cause is what urllib3 raised."""

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -159,6 +160,22 @@ def test_a_second_signal_ends_the_process_at_once() -> None:
         assert process.stdout.readline() == b"closing\n"
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE_S) == 130
+
+
+def test_signals_are_heard_at_once_by_a_loop_that_was_about_to_wait() -> None:
+    """Blocked in the main thread and taken by another, a signal interrupts no wait: as if it came just before one."""
+    elsewhere = "import signal, threading; threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+    elsewhere += "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})\n"
+    with subprocess.Popen([sys.executable, "-c", elsewhere + STUBBORN.format(grace=60)], stdout=-1) as process:
+        assert process.stdout is not None
+        deaf = threading.Timer(PATIENCE_S, process.kill)
+        deaf.start()
+        assert process.stdout.readline() == b"running\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == b"closing\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE_S) == 130
+        deaf.cancel()
 
 
 def test_closing_that_takes_too_long_is_given_up_loudly() -> None:

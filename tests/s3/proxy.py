@@ -34,11 +34,15 @@ class Proxy:
         self._left = size
         self._then_refuse = then_refuse
 
-    async def after(self, size: int) -> None:
-        """Waits until so many more bytes went through, in either direction: the moment at which a test may strike."""
+    async def after(self, size: int, *, within_s: float) -> None:
+        """Waits until so many more bytes went through, in either direction: the moment at which a test may strike.
+
+        Raises TimeoutError if that takes longer: what should have sent them is stuck.
+        """
         moment = asyncio.Event()
         self._moments.append((self.forwarded + size, moment))
-        await moment.wait()
+        async with asyncio.timeout(within_s):
+            await moment.wait()
 
     def cut_answer_to(self, method: str) -> None:
         """Lets the next request by that method through and cuts the connection before its answer."""

@@ -20,6 +20,7 @@ from dynlog.open import open_objects
 from dynlog.storage.s3.client import Client
 from dynlog.storage.s3.failures import Unreached
 from dynlog.testing.minio import MinioServer
+from dynlog.testing.process import START_TIMEOUT_S
 from tests.conformance.object_backend import PATIENCE_S, keys, possessions
 from tests.rounds import brief, outage_s, rounds
 from tests.s3.conftest import BUCKET
@@ -31,7 +32,8 @@ PREFIX = "f"
 WRITERS = 3
 AWAY = (ObjectStoreUnavailable, DeadlineExceeded)
 ROUNDS, OUTAGE_S = rounds(), outage_s()
-pytestmark = pytest.mark.timeout(120 + ROUNDS * (OUTAGE_S + 60))
+STUCK_S = 2 * PATIENCE_S + OUTAGE_S
+pytestmark = pytest.mark.timeout(120 + ROUNDS * (3 * STUCK_S + START_TIMEOUT_S))
 
 
 async def settled(before: tuple[int, int, int]) -> None:
@@ -55,11 +57,18 @@ class Load:
         self._dice = dice
         self._puts = self._gets = 0
         self._progress = asyncio.Condition()
+        self._began = asyncio.get_running_loop().time()
+
+    def note(self, step: str) -> None:
+        """Prints what comes next and how far the load is: pytest shows it when the test fails."""
+        at = asyncio.get_running_loop().time() - self._began
+        print(f"{at:7.2f} s: {step}, {self._puts} puts and {self._gets} gets done")
 
     async def more(self) -> None:
         """Until some more puts were acknowledged, and bodies got."""
+        self.note("more")
         puts, gets = self._puts + 4, self._gets + 2
-        async with asyncio.timeout(2 * PATIENCE_S + OUTAGE_S), self._progress:
+        async with asyncio.timeout(STUCK_S), self._progress:
             await self._progress.wait_for(lambda: self._puts >= puts and self._gets >= gets)
 
     async def _put(self, number: int) -> None:
@@ -70,7 +79,8 @@ class Load:
             self._oracle.trying(key, body)
             try:
                 await self._store.put(key, body, timeout=PATIENCE_S)
-            except AWAY:
+            except AWAY as error:
+                self.note(f"a put failed ({error})")
                 await asyncio.sleep(0.05)
                 continue
             self._oracle.acknowledged(key, body)
@@ -102,6 +112,7 @@ class Load:
         try:
             yield
         finally:
+            self.note("ending")
             for task in tasks:
                 task.cancel()
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
@@ -122,9 +133,11 @@ async def test_no_acknowledged_object_is_missing_or_half_after(
         async with load.at_work():
             for number in range(ROUNDS):
                 await load.more()
-                await proxy.after(dice.randrange(16 * MIB))  # in the middle of a body, nearly always
+                load.note(fault)
+                await proxy.after(dice.randrange(16 * MIB), within_s=STUCK_S)  # in the middle of a body, nearly always
                 if fault == "kill":
                     await own_minio.kill()
+                    load.note("start")
                     await own_minio.start()
                 elif fault == "pause":
                     own_minio.pause()
@@ -153,7 +166,8 @@ async def test_a_get_goes_on_over_a_connection_that_was_cut(minio: MinioServer, 
         assert proxy.was_cut.is_set()
 
 
-async def test_a_get_that_was_cut_never_goes_on_with_another_body(minio: MinioServer, prefix: str) -> None:
+@pytest.mark.parametrize("size", [24 * MIB, 10, 0])
+async def test_a_get_that_was_cut_never_goes_on_with_another_body(minio: MinioServer, prefix: str, size: int) -> None:
     async with (
         Proxy(minio.port) as proxy,
         open_objects(minio.url(BUCKET, prefix, endpoint=proxy.endpoint)) as store,
@@ -163,7 +177,7 @@ async def test_a_get_that_was_cut_never_goes_on_with_another_body(minio: MinioSe
         reading = store.get("k.bin")
         assert set(await anext(reading)) == {ord("a")}
         proxy.refuse()  # first, since MinIO lets a put wait for whoever is reading the body
-        await other.put("k.bin", b"b" * 24 * MIB)
+        await other.put("k.bin", b"b" * size)
         proxy.heal()
         rest: list[bytes] = []
         with pytest.raises(ObjectStoreUnavailable, match="replaced"):
