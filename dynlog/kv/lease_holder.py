@@ -133,6 +133,8 @@ class HeldLease:
 
 def check_ttl(ttl_s: float) -> float:
     """The TTL; raises ConfigurationError for one that nobody could keep."""
-    if not ttl_s >= SHORTEST_TTL_S:
-        raise ConfigurationError(f"ttl_s={ttl_s}: a lease lives for at least {SHORTEST_TTL_S} s between heartbeats")
+    if isinstance(ttl_s, bool) or not isinstance(ttl_s, int | float) or not ttl_s >= SHORTEST_TTL_S:
+        raise ConfigurationError(
+            f"ttl_s={ttl_s!r:.80}: a lease lives for at least {SHORTEST_TTL_S} s between heartbeats, a number"
+        )
     return ttl_s
