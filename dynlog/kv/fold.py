@@ -130,6 +130,10 @@ class KvFold:
         """The keys that begin so and are there, in order."""
         return self._table.under(prefix)
 
+    def walk(self, prefix: str) -> Iterator[tuple[str, Row]]:
+        """As `under`, as it is at the moment of the call, however long walking takes; beginning takes no time."""
+        return self._table.walk(prefix)
+
     def history(self, key: str) -> list[Entry]:
         """The last changes of the key, the oldest first."""
         return [entry_of(key, row) for row in self._table.rows_of(key)]

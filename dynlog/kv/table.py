@@ -14,6 +14,8 @@ from dynlog.kv.lease_fold import LeaseFold
 from dynlog.kv.rows import CHANGES, CREATED, LEASE, OP, PUT, REVISION, TIME, TTL, Op, Row
 
 SHARDS = 256
+FEW = 2048
+"""So many keys are copied at once, about a millisecond: less than copying shared shards would cost later writes."""
 
 
 class _Shard:
@@ -56,6 +58,23 @@ class KeyTable:
     def under(self, prefix: str) -> list[tuple[str, Row]]:
         """The keys that begin so and are there, in order."""
         return [(key, row) for key in self._order.under(prefix) if (row := self.row(key)) is not None]
+
+    def walk(self, prefix: str) -> Iterator[tuple[str, Row]]:
+        """As `under`, as it is at the moment of the call; whoever walks may take as long as it likes."""
+        pieces = self._order.pieces_under(prefix)
+        if sum(map(len, pieces)) <= FEW:
+            return iter([(key, row) for keys in pieces for key in keys if (row := self.row(key)) is not None])
+        for shard in self._shards:
+            shard.shared = True
+        shards = [shard.live for shard in self._shards]
+
+        def walked() -> Iterator[tuple[str, Row]]:
+            for keys in pieces:
+                for key in keys:
+                    if (row := shards[hash(key) % SHARDS].get(key)) is not None:
+                        yield key, row
+
+        return walked()
 
     def known(self, after: str = "", limit: int | None = None) -> Sequence[str]:
         """The first ``limit`` keys above ``after`` of which anything is known, those that are gone counted."""

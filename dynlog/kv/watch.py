@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -27,6 +28,8 @@ from dynlog.log import Log
 from dynlog.timing import Deadline
 
 MOST_EVENTS = 16_384
+STEP = 256
+"""So many events are given before the event loop has a turn, or one watcher would stall the heartbeats of leases."""
 
 
 class Present(NamedTuple):
@@ -86,6 +89,7 @@ class Watch:
         self._lost: str | None = None
         self._wake = asyncio.Event()
         self._open = self._closed = False
+        self._in_a_row = 0  # events given since others had a turn
 
     async def __aenter__(self) -> Self:
         follower = self._follower
@@ -124,8 +128,8 @@ class Watch:
         if missed is None:
             self._lost = f"what came after revision {self._from} is no longer known one by one"
             return
-        wanted = [Changed(entry_of(key, row)) for key, row in missed if self._wants(key)]
-        self._state = iter([*wanted, Ready(self._follower.offset - 1)])
+        ready = Ready(self._follower.offset - 1)
+        self._state = chain((Changed(entry_of(key, row)) for key, row in missed if self._wants(key)), (ready,))
 
     def _all(self) -> Iterator[Event]:
         """The state now, and the marker; what it yields is what was so when it was called."""
@@ -133,14 +137,7 @@ class Watch:
         if self._key is not None:
             entry = fold.get(self._key)
             return iter((ready,) if entry is None else (Present(entry), ready))
-        rows = fold.under(self._prefix)
-
-        def events() -> Iterator[Event]:
-            for key, row in rows:
-                yield Present(entry_of(key, row))
-            yield ready
-
-        return events()
+        return chain((Present(entry_of(key, row)) for key, row in fold.walk(self._prefix)), (ready,))
 
     def _wants(self, key: str) -> bool:
         return key == self._key if self._key is not None else key.startswith(self._prefix)
@@ -176,8 +173,13 @@ class Watch:
         Raises BucketNotFound if the bucket was deleted (also if it was created anew), LogDiverged if the log is no
         longer what it was, Closed.  A cancelled call loses nothing.
         """
+        if self._in_a_row >= STEP:
+            self._in_a_row = 0
+            await asyncio.sleep(0)  # before an event is taken: who is cancelled here loses none
         if (event := self._ready()) is not None:
+            self._in_a_row += 1
             return event
+        self._in_a_row = 0
         try:
             async with asyncio.timeout(timeout):
                 while True:
