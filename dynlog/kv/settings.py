@@ -29,7 +29,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")
 class BucketSettings:
     """How a bucket keeps its keys; fixed when it is created.
 
-    ``history`` changes per key are kept (1 to 64, the present one counted).  ``max_value_bytes`` is at most what the
+    ``history`` changes per key are kept (1 to 64, the present one counted); of a key that was bound to a lease nothing
+    is kept once it is gone.  ``max_value_bytes`` is at most what the
     log takes in one append; None is 1 MiB or that.  ``ttl_s`` is the time to live of values that bring neither one
     nor a lease.
     """

@@ -128,16 +128,20 @@ class KeyTable:
         return row
 
     def remove(self, key: str, op: Op, offset: int, time_ms: int) -> Row:
-        """The key, which was there, is gone now."""
+        """The key, which was there, is gone now; of one that had a lease nothing is known any more.
+
+        Those are places in a line, instances: names that never come again, whose past would pile up for ever.
+        """
         shard = self._own(key)
         old = shard.live.pop(key)
         self.live -= 1
         self.rows -= 1
         self._detach(key, old)
         row = (b"", offset, old[CREATED], old[CHANGES] + 1, time_ms, "", 0, int(op))
-        if self.history > 1:
+        if self.history > 1 and not old[LEASE]:
             self._remember(shard, key, (old, row), self.history)
         else:
+            self.rows -= len(shard.past.pop(key, ()))
             self._order.discard(key)
         return row
 

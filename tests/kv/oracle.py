@@ -67,7 +67,10 @@ class Oracle:
     def gone(self, key: str, op: int, offset: int, time: int) -> None:
         now = self.now(key)
         assert now is not None
-        self.change(key, (b"", offset, now[2], now[3] + 1, time, "", 0, op))
+        if now[5]:  # what had a lease leaves nothing behind
+            self.changes[key] = []
+        else:
+            self.change(key, (b"", offset, now[2], now[3] + 1, time, "", 0, op))
 
     def change(self, key: str, change: Change) -> None:
         self.changes[key] = [*self.changes.get(key, []), change]

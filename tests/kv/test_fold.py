@@ -183,7 +183,7 @@ def test_a_key_is_gone_with_its_lease_and_not_before() -> None:
     assert log.fold.keys_of("l") == {"k"}, "a value without a lease unbinds the key"
     assert log.append(Revoke("l")).verdict is won
     assert log.fold.get("k") is None
-    assert [entry.op for entry in log.fold.history("k")] == [Op.PUT, Op.RELEASE]
+    assert log.fold.history("k") == []
     assert log.fold.get("m") is not None
     assert log.append(Revoke("l")).verdict is Verdict.MISSING
 
@@ -265,3 +265,23 @@ def test_a_snapshot_that_is_cut_mixed_up_or_of_another_schema_is_refused_and_lea
     fold.restore(snapshot)
     assert len(fold) == 2499
     assert list(fold.snapshot())[1:] != []
+
+
+def test_a_key_that_had_a_lease_is_forgotten_when_it_is_gone_whatever_the_history() -> None:
+    log = ListLog(history=3)
+    log.append(Grant("l", 1000, "me"))
+    for key, end in (("released", Revoke("l")), ("deleted", Delete("deleted")), ("lapsed", None)):
+        if key == "lapsed":
+            log.append(Grant("l", 1000, "me"))
+        log.append(Put(key, b"1"))
+        revision = log.append(Put(key, b"2", lease="l", ttl_ms=1)).revision
+        assert len(log.fold.history(key)) == 2
+        log.append(end or Lapse(key, revision))
+        assert log.fold.history(key) == []
+        log.append(Grant("l", 1000, "me"))
+    assert log.fold.known() == []
+    assert log.fold.rows == 0
+    log.append(Put("stays", b"1", lease="l"))
+    log.append(Put("stays", b"2"))
+    log.append(Delete("stays"))
+    assert [entry.op for entry in log.fold.history("stays")] == [Op.PUT, Op.PUT, Op.DELETE]
