@@ -64,6 +64,12 @@ def aim(fact: Fact | None, fold: KvFold) -> Fact | None:
             return Delete(key, entry.revision)
         case Lapse(key, revision) if revision % 2 and (entry := fold.get(key)):
             return Lapse(key, entry.revision)
+        case Put(key, value, lease, ttl) if lease and fold.leases:
+            return Put(key, value, lease if lease in fold.leases else min(fold.leases), ttl)
+        case Create(key, value, lease, ttl) if lease and fold.leases:
+            return Create(key, value, lease if lease in fold.leases else min(fold.leases), ttl)
+        case Revoke(lease) if lease == "l1" and fold.leases:
+            return Revoke(min(fold.leases))
         case Expire(lease, beat) if beat % 2 and lease in fold.leases:
             return Expire(lease, fold.leases[lease].beat)
         case _:
