@@ -20,7 +20,7 @@ from tests.kv.facts import FACTS, ListLog, aim, seen, take
 from tests.kv.oracle import Oracle
 
 HISTORIES = st.sampled_from([1, 1, 2, 3])
-LISTS = st.lists(FACTS, max_size=60)
+LISTS = st.one_of(st.lists(FACTS, max_size=60), st.lists(FACTS, min_size=30, max_size=60))
 
 
 def grown(facts: list[Fact | None], history: int) -> ListLog:
