@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from dynlog.cli.kv_show import Timeout, open_store
-from dynlog.cli.options import AsJson, LogUrl, ObjectsUrl, parse_duration
+from dynlog.cli.options import AsJson, LogUrl, ObjectsUrl, parse_timeout
 from dynlog.cli.output import human_seconds, human_time, print_json, print_table
 from dynlog.cli.run import run
 from dynlog.kv.bucket import Bucket
@@ -44,7 +44,7 @@ def ls(
 
     - `dynlog lease ls fleet --json --log $URL`
     """
-    seconds = parse_duration(timeout)
+    seconds = parse_timeout(timeout)
 
     async def work() -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []

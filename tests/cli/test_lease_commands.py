@@ -56,3 +56,4 @@ def test_a_bucket_that_does_not_exist_is_an_error_and_is_not_made(cli: Cli) -> N
     assert "nope" in said.err
     assert len(said.err.splitlines()) == 1
     assert "nope" not in cli("kv", "buckets").out
+    assert "leaves no time" in cli("lease", "ls", "--timeout", "0s").complaint
