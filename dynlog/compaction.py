@@ -17,8 +17,10 @@ it has no mark, and a log time of its own.
 
 Where marks are left to the reader (Kafka), a repeat or a zombie's record that is *dropped* must not stay without what
 it repeats, or whoever begins to read between the two would take it for new.  So the log then begins above it, and
-marked records stay where they are for `REPEATS_S`; a repeat that comes later still is taken for new by whoever begins
-to read only then.
+marked records stay where they are for `REPEATS_S` of log time; a repeat that comes later still is taken for new by
+whoever begins to read only then.  That so much time has passed is shown by what was appended last, be it by others or
+by the compaction itself, and not by this machine's clock: one that runs ahead makes a compaction move more than it can
+truncate.
 """
 
 from __future__ import annotations

@@ -81,6 +81,7 @@ class Compactor:
         self._table = None if log.capabilities.checks_marks else DedupeTable()
         self._marked = -1  # offset of the last record that has a mark
         self._dropped = -1  # offset of the last record that no reader of everything takes
+        self._log_time_ms = 0  # of the last record: by the log's clock it is at least so late
         self._counts = Counts()
         self._expected = before.end - before.earliest
         self._moved = self._conflicts = 0
@@ -91,7 +92,7 @@ class Compactor:
         await self._fold_on()
         records, end = self._counts.total, self._next.offset
         possible = min([end, *held.values()])
-        start = min(possible, await self._settled())
+        start = min(possible, await self._settled(self._now()))
         if self._dropped >= start:
             start = self._before.earliest
         removable = self._counts.below(start)
@@ -106,11 +107,14 @@ class Compactor:
         self._expected = records + 2 * planned
         await self._move()
         while self._dropped >= start:  # one arrived meanwhile: it has to go, too
-            start = min([self._next.offset, *(await self._held()).values(), await self._settled()])
+            start = min([self._next.offset, *(await self._held()).values(), await self._settled(self._now())])
             if self._dropped >= start:
                 return await self._truncate(replace(plan, repeats=True), plan.earliest)
             await self._begin(start)
             await self._move()
+        settled = await self._settled(self._log_time_ms)
+        if settled < start:  # this machine's clock is ahead of the log's, as what was moved shows
+            plan, start = replace(plan, repeats=True), settled if self._dropped < settled else plan.earliest
         held = await self._held()
         if min(held.values(), default=start) <= self._dropped:
             # A holder that came meanwhile would stop the truncation below what was dropped.
@@ -132,11 +136,15 @@ class Compactor:
             if not state.expired and number in state.holder.positions
         }
 
-    async def _settled(self) -> int:
-        """The offset below which no repeat has to be expected any more of anything that is marked."""
+    def _now(self) -> int:
+        """The log's time, as far as can be known before anything was appended: this machine's clock may be ahead."""
+        return max(self._log_time_ms, SYSTEM_CLOCK.time_ms())
+
+    async def _settled(self, now_ms: int) -> int:
+        """The offset below which at that log time no repeat has to be expected any more of anything that is marked."""
         if self._table is None or self._repeats_s <= 0 or self._marked < 0:
             return _NOWHERE
-        since = SYSTEM_CLOCK.time_ms() - round(self._repeats_s * 1000)
+        since = now_ms - round(self._repeats_s * 1000)
         young = await self._log.offset_at(self._next.topic, self._next.partition, since)
         return young if young <= self._marked else _NOWHERE
 
@@ -152,6 +160,8 @@ class Compactor:
                 self._dropped = max(set(batch.offsets).difference(kept.offsets))
             self._keeper.apply(kept)
             self._counts.add(batch.offsets)
+            if len(batch):
+                self._log_time_ms = batch.log_times[-1]
             self._next = batch.next_position
             self._tell()
             if batch.next_offset >= batch.end_offset:

@@ -8,6 +8,7 @@ redis      Redis killed, stopped, cut off, reset and half-open in the middle of 
 s3         MinIO killed, paused and cut off in the middle of puts and gets
 kafka      brokers killed, paused and cut off under load; three nodes whose leader is killed
 consume    members of groups killed or paused between effect and commit, on every engine; copies killed
+kv         clients and servers of buckets killed, paused and cut off, and every history judged; holders of a lock killed
 ingest     ingesting processes killed
 =========  ===========================================================================================================
 
@@ -46,6 +47,7 @@ FAULTS: Mapping[str, Sequence[str]] = {
     "s3": ["tests/s3/test_s3_faults.py"],
     "kafka": ["tests/kafka/test_kafka_faults.py"],
     "consume": ["tests/consume", "tests/engines/test_consume_on_servers.py", "-k", "kill or once or paused"],
+    "kv": ["tests/kv/linearizability/test_linearizable.py", "tests/kv/leases/test_lease_processes.py"],
     "ingest": ["tests/ingest/test_ingest_killed.py"],
 }
 """What pytest runs for each campaign."""

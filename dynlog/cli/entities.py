@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -12,15 +10,16 @@ import typer
 from dynlog.adapters.etcd import EtcdImage, read_etcd
 from dynlog.adapters.etcd_http import etcd_place
 from dynlog.cli.app import PartialSuccess, one_line
-from dynlog.cli.log_open import open_existing
-from dynlog.cli.options import AsJson, LogUrl, parse_duration
+from dynlog.cli.kv_show import open_bucket, open_store
+from dynlog.cli.options import AsJson, LogUrl, parse_timeout
 from dynlog.cli.output import print_facts, print_json
 from dynlog.cli.run import run
 from dynlog.discovery.directory import BUCKET, Directory, Listing
 from dynlog.discovery.importing import ROOTS, ForeignKey, Imported, import_keys
+from dynlog.discovery.names import prefix_of
 from dynlog.discovery.tree import listing_json, tree_lines
-from dynlog.kv.store import open_kv
-from dynlog.open import open_log
+from dynlog.errors import BucketNotFound
+from dynlog.timing import Deadline
 
 BucketName = Annotated[str, typer.Option("--bucket", help="The bucket in which entities are.")]
 Timeout = Annotated[str, typer.Option("--timeout", help="How long it may take in all, as in 30s.")]
@@ -48,12 +47,19 @@ def entities(
 
     - `dynlog entities --log $URL --namespace dynamo --component backend --json`
     """
-    seconds = parse_duration(timeout)
+    seconds = parse_timeout(timeout)
+    prefix_of(namespace, component, endpoint)  # what is asked wrongly is said before anything is opened
 
     async def work() -> Listing:
-        async with open_existing(log) as opened, open_kv(opened, compaction=None) as kv:
-            directory = Directory(await kv.bucket(bucket, timeout=seconds))
-            return await directory.list(namespace, component, endpoint)
+        try:
+            async with open_bucket(log, bucket, None, seconds) as opened:
+                return await Directory(opened).list(namespace, component, endpoint)
+        except BucketNotFound:
+            raise BucketNotFound(
+                "nobody has registered in this log yet: it has no such bucket; --bucket names another one, and "
+                "'dynlog discovery import' takes over what is in etcd",
+                bucket=bucket,
+            ) from None
 
     listing = run(work())
     if as_json:
@@ -104,7 +110,7 @@ def import_(
 
     - `dynlog discovery import etcd http://127.0.0.1:2379 --log sqlite:///tmp/fleet.db`
     """
-    seconds = parse_duration(timeout)
+    seconds = parse_timeout(timeout)
     place = etcd_place(url)
     image, done = run(_import(system, url, log, bucket, seconds))
     facts: dict[str, Any] = {
@@ -124,17 +130,12 @@ def import_(
 
 
 async def _import(system: System, url: str, log: str, bucket: str, seconds: float) -> tuple[EtcdImage, Imported]:
-    place = etcd_place(url)
+    place, deadline = etcd_place(url), Deadline(seconds)
     image = await read_etcd(place, [root.encode() for root in ROOTS], timeout=seconds)
     keys = [
         ForeignKey(entry.key, entry.value, entry.mod_revision, entry.lease, image.leases.get(entry.lease))
         for entry in image.entries
     ]
-    async with _bucket(log, bucket) as opened:
-        return image, await import_keys(opened, place.shown, keys, timeout=seconds)
-
-
-@asynccontextmanager
-async def _bucket(log: str, name: str) -> AsyncIterator[Any]:
-    async with open_log(log) as opened, open_kv(opened, compaction=None) as kv:
-        yield await kv.create(name, exist_ok=True)
+    async with open_store(log, None, seconds, create=True) as kv:
+        opened = await kv.create(bucket, exist_ok=True, timeout=deadline.remaining)
+        return image, await import_keys(opened, place.shown, keys, timeout=deadline.remaining)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
-from dynlog.cli.kv_show import BucketName, Timeout, open_bucket
-from dynlog.cli.log_open import open_existing
-from dynlog.cli.options import AsJson, LogUrl, ObjectsUrl, parse_duration, parse_size
+from dynlog.cli.kv_show import BucketName, Timeout, open_bucket, open_store
+from dynlog.cli.options import AsJson, LogUrl, ObjectsUrl, parse_duration, parse_size, parse_timeout
 from dynlog.cli.output import human_bytes, human_seconds, human_time, print_facts, print_json, print_table, say
 from dynlog.cli.run import run
 from dynlog.errors import ConfigurationError
 from dynlog.kv.compaction import Compacted
 from dynlog.kv.settings import BucketSettings, topic_of
-from dynlog.kv.store import BucketInfo, open_kv
-from dynlog.open import open_log, open_objects
+from dynlog.kv.store import BucketInfo
+from dynlog.timing import Deadline
 
 
 def buckets(
@@ -60,19 +58,16 @@ def buckets(
         max_value_bytes=None if max_value is None else parse_size(max_value),
         ttl_s=None if ttl is None else parse_duration(ttl),
     )
-    seconds = parse_duration(timeout)
+    seconds = parse_timeout(timeout)
 
     async def work() -> list[BucketInfo]:
-        async with AsyncExitStack() as stack:
-            opening = open_log(log) if create is not None else open_existing(log)
-            opened = await stack.enter_async_context(opening)
-            store = await stack.enter_async_context(open_objects(objects)) if objects is not None else None
-            kv = await stack.enter_async_context(open_kv(opened, store, compaction=None))
+        deadline = Deadline(seconds)
+        async with open_store(log, objects, seconds, create=create is not None) as kv:
             if create is not None:
-                await kv.create(create, settings, timeout=seconds)
+                await kv.create(create, settings, timeout=deadline.remaining)
             if delete is not None:
-                await kv.delete(delete, timeout=seconds)
-            return await kv.buckets(timeout=seconds)
+                await kv.delete(delete, timeout=deadline.remaining)
+            return await kv.buckets(timeout=deadline.remaining)
 
     found = run(work())
     if as_json:
@@ -108,7 +103,7 @@ def compact(
 
     - `dynlog kv compact settings --log $URL`
     """
-    seconds = parse_duration(timeout)
+    seconds = parse_timeout(timeout)
 
     async def work() -> Compacted:
         async with open_bucket(log, bucket, objects, seconds) as opened:

@@ -10,7 +10,7 @@ import typer
 
 from dynlog.cli.kv_show import BucketName, Key, Timeout, Ttl, Value, entry_json, open_bucket, short_text, value_text
 from dynlog.cli.log_records import printable
-from dynlog.cli.options import AsJson, LogUrl, ObjectsUrl, parse_duration
+from dynlog.cli.options import AsJson, LogUrl, ObjectsUrl, parse_duration, parse_timeout
 from dynlog.cli.output import LineOutput, human_time, print_json, print_table, say
 from dynlog.cli.run import interruptible, run
 from dynlog.errors import ConfigurationError, KeyNotFound
@@ -41,7 +41,7 @@ def get(
         raise ConfigurationError("--raw and --json exclude each other")
 
     async def work() -> Entry:
-        async with open_bucket(log, bucket, objects, parse_duration(timeout)) as opened:
+        async with open_bucket(log, bucket, objects, parse_timeout(timeout)) as opened:
             entry = await opened.get(key)
             if entry is None:
                 raise KeyNotFound("there is no such key", bucket=bucket, key=key)
@@ -76,7 +76,7 @@ def ls(
     """
 
     async def work() -> list[Entry]:
-        async with open_bucket(log, bucket, objects, parse_duration(timeout)) as opened:
+        async with open_bucket(log, bucket, objects, parse_timeout(timeout)) as opened:
             return await opened.entries(prefix)
 
     entries = run(work())
@@ -104,7 +104,7 @@ def history(
     """
 
     async def work() -> list[Entry]:
-        async with open_bucket(log, bucket, objects, parse_duration(timeout)) as opened:
+        async with open_bucket(log, bucket, objects, parse_timeout(timeout)) as opened:
             return await opened.history(key)
 
     entries = run(work())
@@ -247,7 +247,7 @@ class Target(NamedTuple):
 
 
 def _write(target: Target, as_json: bool, what: Callable[[Bucket, float], Awaitable[int]]) -> None:
-    seconds = parse_duration(target.timeout)
+    seconds = parse_timeout(target.timeout)
 
     async def work() -> int:
         async with open_bucket(target.log, target.bucket, target.objects, seconds) as opened:

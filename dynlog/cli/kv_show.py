@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import typer
 
-from dynlog.cli.log_open import open_existing
+from dynlog.cli.log_open import open_within
 from dynlog.cli.log_records import SHOWN_BYTES, buffer_json, printable
 from dynlog.cli.output import human_time
-from dynlog.errors import DeadlineExceeded
 from dynlog.kv.bucket import Bucket
 from dynlog.kv.rows import Entry
 from dynlog.kv.store import KeyValue, open_kv
-from dynlog.open import open_objects
 from dynlog.timing import Deadline
 
 BucketName = Annotated[str, typer.Argument(help="The bucket.", show_default=False)]
@@ -30,18 +27,13 @@ Timeout = Annotated[str, typer.Option("--timeout", help="How long it may take, a
 
 
 @asynccontextmanager
-async def open_store(log: str, objects: str | None, timeout: float) -> AsyncIterator[KeyValue]:
-    """The buckets of a log that exists.  A command is gone soon, so it leaves compacting to others."""
-    async with AsyncExitStack() as stack:
-        try:
-            async with asyncio.timeout(timeout):
-                opened = await stack.enter_async_context(open_existing(log))
-                store = await stack.enter_async_context(open_objects(objects)) if objects is not None else None
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"the log was not opened within {timeout:g} s: is it there, and does it answer?"
-            ) from None
-        yield await stack.enter_async_context(open_kv(opened, store, compaction=None))
+async def open_store(log: str, objects: str | None, timeout: float, *, create: bool = False) -> AsyncIterator[KeyValue]:
+    """The buckets of a log.  A command is gone soon, so it leaves compacting to others."""
+    async with (
+        open_within(timeout, log, objects, create=create) as (opened, store),
+        open_kv(opened, store, compaction=None) as kv,
+    ):
+        yield kv
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ import typer
 from dynlog.cli.app import one_line
 from dynlog.cli.diagnostics import write_diagnostics
 from dynlog.cli.kv_show import BucketName, entry_json, json_line, open_bucket, value_text
-from dynlog.cli.options import AsJson, Diagnostics, LogFormat, LogUrl, ObjectsUrl, parse_duration
+from dynlog.cli.options import AsJson, Diagnostics, LogFormat, LogUrl, ObjectsUrl, parse_timeout
 from dynlog.cli.output import LineOutput
 from dynlog.cli.run import serve, until_stopped
 from dynlog.kv.watch import Changed, Event, Present, Ready, Resync, Watch
@@ -19,7 +19,7 @@ from dynlog.kv.watch import Changed, Event, Present, Ready, Resync, Watch
 def watch(
     bucket: BucketName,
     log: LogUrl,
-    key: Annotated[str | None, typer.Option("--key", help="Only this key.")] = None,
+    key: Annotated[str | None, typer.Argument(help="Only this key.", show_default=False)] = None,
     prefix: Annotated[str | None, typer.Option("--prefix", help="Only keys that begin so.")] = None,
     from_revision: Annotated[
         int | None, typer.Option(min=0, help="Begin with the changes behind this revision instead of the state.")
@@ -40,10 +40,12 @@ def watch(
 
     - `dynlog kv watch settings --log $URL`
 
+    - `dynlog kv watch settings model --log $URL`
+
     - `dynlog kv watch discovery --prefix v1/instances/ --json --log $URL`
     """
     write_diagnostics(log_format)
-    seconds = parse_duration(timeout)
+    seconds = parse_timeout(timeout)
 
     async def work() -> None:
         output = LineOutput()

@@ -9,7 +9,7 @@ import typer
 
 from dynlog.cli.app import PartialSuccess
 from dynlog.cli.log_open import open_existing
-from dynlog.cli.options import AsJson, LogUrl, parse_duration
+from dynlog.cli.options import AsJson, LogUrl, parse_timeout
 from dynlog.cli.output import human_bytes, human_seconds, print_json, print_table, progress, say
 from dynlog.cli.run import run
 from dynlog.compaction import MIN_DIRTY, REPEATS_S, Compaction, compact
@@ -50,7 +50,7 @@ def compact_topic(
     - `dynlog log compact prices --min-dirty 0.3 --log sqlite:///tmp/events.db`
     """
 
-    seconds = parse_duration(timeout)
+    seconds = parse_timeout(timeout)
 
     async def work() -> list[Compaction]:
         async with open_existing(log) as opened:

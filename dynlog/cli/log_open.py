@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
+from dynlog.errors import DeadlineExceeded
 from dynlog.log import Log
-from dynlog.open import open_log
+from dynlog.objects import ObjectStore
+from dynlog.open import open_log, open_objects
 from dynlog.url import parse_url
 
 EXISTING: Mapping[str, Mapping[str, str]] = {"sqlite": {"create": "false"}}
@@ -20,6 +23,23 @@ async def open_existing(url: str) -> AsyncIterator[Log]:
     """The log, which must exist; raises what `open_log` raises."""
     async with open_log(url, defaults=_defaults(url, EXISTING)) as log:
         yield log
+
+
+@asynccontextmanager
+async def open_within(
+    timeout: float, log: str, objects: str | None = None, *, create: bool = False
+) -> AsyncIterator[tuple[Log, ObjectStore | None]]:
+    """The log, which must exist unless ``create``, and the object store; raises DeadlineExceeded."""
+    async with AsyncExitStack() as stack:
+        try:
+            async with asyncio.timeout(timeout):
+                opened = await stack.enter_async_context(open_log(log) if create else open_existing(log))
+                store = await stack.enter_async_context(open_objects(objects)) if objects is not None else None
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"the log was not opened within {timeout:g} s: is it there, and does it answer?"
+            ) from None
+        yield opened, store
 
 
 @asynccontextmanager

@@ -37,6 +37,16 @@ def parse_duration(text: str) -> float:
     return float(found[1]) * _UNITS_S[found[2]]
 
 
+def parse_timeout(text: str) -> float:
+    """Seconds of a duration that leaves time for anything at all."""
+    seconds = parse_duration(text)
+    if not seconds:
+        raise typer.BadParameter(
+            f"{text!r} leaves no time to do anything: write how long it may take, as in 30s or 10m"
+        )
+    return seconds
+
+
 def parse_size(text: str) -> int:
     """Bytes of ``4096``, ``64KiB``, ``10GiB``, ``1GB``; K, M, G and T alone are powers of 1024."""
     found = _QUANTITY.fullmatch(text.strip())

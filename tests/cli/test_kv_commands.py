@@ -97,7 +97,7 @@ def test_who_loses_is_told_in_one_line_and_status_1(cli: Cli) -> None:
         (["delete", "settings", "k", "--revision", "99999999999999999999"], 2, ["a revision is"]),
         (["get", "settings", "k", "--raw", "--json"], 2, ["exclude"]),
         (["get", "bad name", "k"], 2, ["bucket name"]),
-        (["watch", "settings", "--key", "a", "--prefix", "b"], 2, ["a key or a prefix"]),
+        (["watch", "settings", "a", "--prefix", "b"], 2, ["a key or a prefix"]),
         (["watch", "settings", "--from-revision", "99999"], 1, ["another bucket"]),
         (["buckets", "--create", "settings"], 1, ["there is such a bucket already", "settings"]),
         (["buckets", "--create", "a/b"], 2, ["bucket name"]),
@@ -107,6 +107,11 @@ def test_who_loses_is_told_in_one_line_and_status_1(cli: Cli) -> None:
         (["buckets", "--delete", "settings"], 2, ["--yes"]),
         (["buckets", "--delete", "nobody", "--yes"], 1, ["nobody"]),
         (["compact", "nobody"], 1, ["nobody"]),
+        (["compact", "settings", "--timeout", "0s"], 2, ["'0s' leaves no time", "10m"]),
+        (["buckets", "--timeout", "0s"], 2, ["leaves no time"]),
+        (["get", "settings", "k", "--timeout", "0ms"], 2, ["leaves no time"]),
+        (["put", "settings", "k", "v", "--timeout", "0s"], 2, ["leaves no time"]),
+        (["watch", "settings", "--timeout", "0s"], 2, ["leaves no time"]),
     ],
 )
 def test_bad_input_is_named_in_one_line(cli: Cli, arguments: list[str], status: int, words: list[str]) -> None:
@@ -155,10 +160,23 @@ def test_a_compaction_keeps_every_revision(cli: Cli) -> None:
 def test_the_time_that_a_command_may_take_covers_the_opening_of_the_log(cli: Cli) -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         url = f"redis://127.0.0.1:{deaf.getsockname()[1]}/0"
-        for command in (["kv", "get", "settings", "k"], ["lease", "ls"]):
+        commands = (
+            ["kv", "get", "settings", "k"], ["kv", "buckets"], ["kv", "buckets", "--create", "other"], ["lease", "ls"],
+            ["entities"],
+        )  # fmt: skip
+        for command in commands:
             done = cli(*command, "--log", url, "--timeout", "200ms")
             assert (done.status, done.out) == (1, "")
             assert "within 0.2 s" in done.complaint
+
+
+def test_watch_takes_the_key_that_it_is_to_watch(cli: Cli) -> None:
+    for key in ("model", "models", "other"):
+        assert cli("kv", "put", "settings", key, "llama").status == 0
+    seen = cli("kv", "watch", "settings", "model", "--limit", "2", "--json")
+    assert (seen.status, seen.err) == (0, "")
+    present, ready = map(json.loads, seen.lines)
+    assert (present["event"], present["key"], ready["event"]) == ("present", "model", "ready")
 
 
 async def test_a_compaction_says_who_keeps_what_it_could_not_cut_off(log_url: str) -> None:

@@ -139,3 +139,4 @@ def test_a_bucket_is_left_to_the_command_that_knows_it(cli: Cli, log_url: str) -
 def test_a_time_that_is_none_is_wrong_usage(cli: Cli) -> None:
     assert cli("log", "compact", "prices", "--timeout", "soon").status == 2
     assert cli("log", "compact", "prices", "--timeout", "30s").status == 0
+    assert "'0s' leaves no time" in cli("log", "compact", "prices", "--timeout", "0s").complaint

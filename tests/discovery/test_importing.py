@@ -203,7 +203,10 @@ async def test_the_commands_import_and_show_the_tree(tmp_path: Path) -> None:
     for arguments, status, says in (
         (("discovery", "import", "etcd", server.url, "--log", log), 1, "cannot be reached"),
         (("discovery", "import", "etcd", "ftp://x", "--log", log), 2, "begins with http"),
-        (("entities", "--log", log, "--bucket", "none"), 1, "bucket 'none'"),
+        (("discovery", "import", "etcd", server.url, "--log", log, "--timeout", "0s"), 2, "leaves no time"),
+        (("entities", "--log", log, "--bucket", "none"), 1, "nobody has registered"),
+        (("entities", "--log", log, "--bucket", "none", "--component", "c"), 2, "within its namespace"),
+        (("entities", "--log", log, "--timeout", "0s"), 2, "leaves no time"),
         (("entities", "--log", log, "--component", "c"), 2, "within its namespace"),
     ):
         failed = await dynlog(*arguments)

@@ -77,10 +77,23 @@ def test_each_campaign_names_tests_that_are_there(name: str) -> None:
     assert [path for path in paths if not path.exists()] == []
 
 
+def test_every_test_whose_rounds_can_be_chosen_is_in_a_campaign() -> None:
+    campaigns = [REPOSITORY / argument for arguments in FAULTS.values() for argument in arguments]
+    chosen = re.compile(r"DYNLOG_ROUNDS|^from tests\.rounds import .*\brounds\b", re.MULTILINE)
+    left = [
+        str(path.relative_to(REPOSITORY))
+        for path in sorted((REPOSITORY / "tests").rglob("test_*.py"))
+        if "house" not in path.parts
+        if chosen.search(path.read_text(encoding="utf-8"))
+        if not any(path.is_relative_to(campaign) for campaign in campaigns)
+    ]
+    assert left == []
+
+
 def test_a_campaign_that_is_not_there_is_an_error_that_names_those_that_are() -> None:
     asked = subprocess.run(
         [sys.executable, "scripts/soak.py", "--only", "crash,postgres"],
         cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert asked.returncode == 2
-    assert "no campaign is named postgres; there are crash, redis, s3, kafka, consume, ingest" in asked.stderr
+    assert "no campaign is named postgres; there are crash, redis, s3, kafka, consume, kv, ingest" in asked.stderr
