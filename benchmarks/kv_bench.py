@@ -5,8 +5,8 @@ always``.  *With the process, not with the power*: Redis with ``everysec``, and 
 node.  Rounds of all alternate and the best of each counts, since other load only ever slows one down.
 
 A *get* is a read that may be a moment old: ours from memory, etcd's "serializable", NATS's direct get.  A *latest get*
-sees every write that was acknowledged before it: ours is a barrier in the log, that is a write, while etcd only asks
-whether it still leads; NATS has none.  A *watcher* has a connection of its own, as if in a process of its own.
+sees every write that was acknowledged before it: ours asks the log where it ends, etcd whether it still leads; NATS has
+none.  A *watcher* has a connection of its own, as if in a process of its own.
 """
 
 from __future__ import annotations
@@ -99,8 +99,7 @@ async def _measure(folder: Path, quick: bool) -> list[Row]:
             rows += _rows(f"get, {flight}", "gets/s", await _best(stores, rounds, _gets(count, tasks)))
             latest = {name: store for name, store in stores.items() if not name.startswith("NATS")}
             found = await _best(latest, rounds, _latest(count, tasks))
-            # What costs a disk's sync here costs none there; that is said, not promised away.
-            rows += _rows(f"latest get, {flight}", "gets/s", found, promised=False)
+            rows += _rows(f"latest get, {flight}", "gets/s", found)
         for watchers in (1, 8):
             found = await _best(stores, rounds, _watched(3_200 // share, watchers))
             rows += _rows(f"watch, {watchers} watcher{'s' * (watchers > 1)}", "changes seen/s", found)
@@ -136,11 +135,11 @@ async def _best(stores: Mapping[str, Store], rounds: int, work: Work) -> Mapping
     return best
 
 
-def _rows(name: str, unit: str, found: Mapping[str, float], *, promised: bool = True) -> list[Row]:
+def _rows(name: str, unit: str, found: Mapping[str, float]) -> list[Row]:
     """One row for each of ours beside each peer of its durability."""
     return [
         Row(
-            f"{name}: {ours}", value, unit, found[peer], ">= 1x" if promised else "",
+            f"{name}: {ours}", value, unit, found[peer], ">= 1x",
             f"{DURABILITY[ours]} when acknowledged; peer: {peer}",
         )
         for ours, value in found.items() if ours not in PEERS
