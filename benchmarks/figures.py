@@ -19,7 +19,8 @@ _PEERS = (
     "thread, ours reads columns: format and runs make the difference, not Python); a raw file with `write` + "
     "`fdatasync`; and, against the same server, plain aiokafka (batches of an idempotent producer, acks=all), plain "
     "redis-py (XADD in pipelines, XRANGE in pages) and plain minio-py (which verifies nothing that it reads unless the "
-    "row says so). All rows, and the versions of servers and clients: `benchmarks/results/latest.json`."
+    "row says so); for buckets etcd through aetcd and NATS's key-value store through nats-py, at the same "
+    "durability. All rows, and the versions of servers and clients: `benchmarks/results/latest.json`."
 )
 BEGIN, END = "<!-- figures: python -m benchmarks.figures -->", "<!-- end of figures -->"
 
