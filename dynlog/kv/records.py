@@ -143,11 +143,15 @@ _SHAPES: dict[int, tuple[type[Any], tuple[type, ...], bool, bool]] = {
     11: (Expire, (str, int), False, False),
     12: (Picture, (int, int, str, str, bool), False, True),
 }
+PLAIN_PUT: bytes = msgpack.packb([VERSION, 1, "", 0])
+"""Part 0 of a put with neither lease nor time to live."""
 _KINDS = {shape[0]: kind for kind, shape in _SHAPES.items()}
 
 
 def to_record(fact: Fact) -> Record:
     """The record that says it; raises MalformedRecord for a fact over a bound."""
+    if type(fact) is Put and fact[2:] == ("", 0):
+        return Record((PLAIN_PUT, fact.value), encode_key(fact.key))
     kind = _KINDS[type(fact)]
     _, _, keyed, valued = _SHAPES[kind]
     check_fact(fact)
@@ -163,6 +167,8 @@ def to_record(fact: Fact) -> Record:
 def from_parts(key: bytes | None, parts: Sequence[bytes]) -> Fact:
     """What a record says; raises MalformedRecord for one that no released dynlog wrote."""
     try:
+        if parts[0] == PLAIN_PUT and len(parts) == 2:  # nearly all are, and nothing of it needs another look
+            return Put(decode_key(key), bytes(parts[1]))
         version, kind, *fields = msgpack.unpackb(parts[0])
         shape, types, keyed, valued = _SHAPES[kind]
         if version != VERSION:

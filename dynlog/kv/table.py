@@ -113,11 +113,13 @@ class KeyTable:
             if key not in shard.past:
                 self._order.add(key)
             row = (value, offset, offset, 1, time_ms, lease, ttl_ms, PUT)
-            self._remember(shard, key, (), self.history - 1)
+            if self.history > 1:
+                self._remember(shard, key, (), self.history - 1)
             self.live += 1
         else:
             row = (value, offset, old[CREATED], old[CHANGES] + 1, time_ms, lease, ttl_ms, PUT)
-            self._remember(shard, key, (old,), self.history - 1)
+            if self.history > 1:
+                self._remember(shard, key, (old,), self.history - 1)
             self.rows -= 1
             if old[LEASE] or old[TTL]:
                 self._detach(key, old)
