@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ _CONNECT_S = 5.0
 """Of several endpoints one that is dead may take no more than this from the others."""
 _HEAD_BYTES = 64 << 10
 _UNAUTHENTICATED, _PERMISSION_DENIED, _OUT_OF_RANGE = 16, 7, 11
+_CERTIFICATE_ALERT = re.compile(r"ALERT.*CERTIFICATE|ALERT_UNKNOWN_CA")
 _REFUSALS = ("authentication failed", "user name is empty", "invalid auth token", "permission denied")
 
 
@@ -149,6 +151,11 @@ class Gateway:
                     "?tls_ca=FILE, or use the host name that the certificate is for"
                 ) from None
             except (OSError, EOFError, ValueError) as error:
+                if isinstance(error, ssl.SSLError) and _CERTIFICATE_ALERT.search(error.reason or ""):
+                    raise SourceRefused(
+                        f"etcd at {host}:{port} wants a certificate of its clients, signed by an authority that it "
+                        f"believes ({error.reason}): name one by ?tls_cert=FILE&tls_key=FILE"
+                    ) from None
                 reasons.append(f"{host}:{port}: {str(error) or type(error).__name__}")
                 continue
             return self._answer(status, body, path)

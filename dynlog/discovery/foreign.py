@@ -13,7 +13,7 @@ FOREIGN = "foreign/"
 
 
 class ForeignMark(BaseModel):
-    """Where an imported key comes from, and on what it hangs *there*: here it hangs on nothing."""
+    """Where an imported key comes from, and on what it hangs *there*: here it hangs on the lease of the import."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -1,7 +1,8 @@
-"""Takes over what a fleet still keeps elsewhere: values byte for byte, without a lease, marked as foreign.
+"""Takes over what a fleet still keeps elsewhere: values byte for byte, marked as foreign.
 
 An import run again changes what changed in the source and removes what is gone there, and touches nothing else: what
-was registered here, or imported from another source, is never written over.
+was registered here, or imported from another source, is never written over.  `dynlog.discovery.following` says for how
+long it stays.
 """
 
 from __future__ import annotations
@@ -50,14 +51,17 @@ class Imported:
     """Keys of the source that cannot be taken over, and why."""
 
 
-async def import_keys(bucket: Bucket, source: str, keys: Sequence[ForeignKey], *, timeout: float = 60.0) -> Imported:
+async def import_keys(
+    bucket: Bucket, source: str, keys: Sequence[ForeignKey], *, lease: str = "", timeout: float = 60.0
+) -> Imported:
     """Makes the bucket hold what the source holds, and gives an account of it.
 
-    ``source`` names where it comes from.  Killed in the middle, it is completed by running it again.  Raises what
-    `Bucket.put` raises.
+    ``source`` names where it comes from.  With a ``lease`` all of it is gone when that ends; else it stays until an
+    import finds that the source no longer has it.  Killed in the middle, it is completed by running it again.  Raises
+    what `Bucket.put` raises.
     """
     deadline = Deadline(timeout)
-    work = _Import(bucket, source, deadline)
+    work = _Import(bucket, source, lease, deadline)
     await bucket.barrier(deadline.remaining)
     readable = dict(work.readable(keys))
     for chunk in _chunks(readable.items()):
@@ -72,8 +76,8 @@ async def import_keys(bucket: Bucket, source: str, keys: Sequence[ForeignKey], *
 class _Import:
     """One run."""
 
-    def __init__(self, bucket: Bucket, source: str, deadline: Deadline) -> None:
-        self._bucket, self._source, self._deadline = bucket, source, deadline
+    def __init__(self, bucket: Bucket, source: str, lease: str, deadline: Deadline) -> None:
+        self._bucket, self._source, self._lease, self._deadline = bucket, source, lease, deadline
         self.done = Imported()
 
     def readable(self, keys: Iterable[ForeignKey]) -> Iterator[tuple[str, ForeignKey]]:
@@ -91,7 +95,7 @@ class _Import:
     async def take(self, key: str, foreign: ForeignKey) -> None:
         """Makes the bucket hold this key as the source does, unless it is somebody else's."""
         bucket, done = self._bucket, self.done
-        there, mark = await bucket.get(key), await self._mark(key)
+        there, (mark, marked_under) = await bucket.get(key), await self._mark(key)
         if there is not None and (whose := _owner(there.value, mark, self._source)) is not None:
             done.kept[key] = whose
             return
@@ -101,17 +105,19 @@ class _Import:
             lease=foreign.lease,
             lease_left_s=foreign.lease_left_s,
         )
-        if there is not None and there.value == foreign.value and mark is not None and _same(mark, wanted):
+        lasts = there is not None and there.lease == marked_under == self._lease
+        if lasts and there is not None and there.value == foreign.value and mark is not None and _same(mark, wanted):
             done.unchanged += 1
             return
         try:
-            # The mark goes first: a value without one would be taken for somebody's own, for ever.
-            await bucket.put(FOREIGN + key, wanted.to_bytes(), timeout=self._deadline.remaining)
+            # The mark goes first, and stays as long: a value without one would be taken for somebody's own, for ever.
+            lease, left = self._lease or None, self._deadline
+            await bucket.put(FOREIGN + key, wanted.to_bytes(), lease=lease, timeout=left.remaining)
             if there is None:
-                await bucket.create(key, foreign.value, timeout=self._deadline.remaining)
+                await bucket.create(key, foreign.value, lease=lease, timeout=left.remaining)
                 done.added += 1
-            elif there.value != foreign.value:
-                await bucket.update(key, foreign.value, there.revision, timeout=self._deadline.remaining)
+            elif there.value != foreign.value or there.lease != self._lease:
+                await bucket.update(key, foreign.value, there.revision, lease=lease, timeout=left.remaining)
                 done.changed += 1
             else:
                 done.changed += 1
@@ -124,7 +130,7 @@ class _Import:
 
     async def drop(self, key: str) -> None:
         """Removes what this source no longer has."""
-        mark = await self._mark(key)
+        mark, _ = await self._mark(key)
         if mark is None or mark.source != self._source:
             return
         there = await self._bucket.get(key)
@@ -137,12 +143,13 @@ class _Import:
             self.done.removed += 1
         await self._bucket.delete(FOREIGN + key, timeout=self._deadline.remaining)
 
-    async def _mark(self, key: str) -> ForeignMark | None:
+    async def _mark(self, key: str) -> tuple[ForeignMark | None, str]:
+        """The mark of that key, and its lease."""
         entry = await self._bucket.get(FOREIGN + key)
         try:
-            return None if entry is None else ForeignMark.from_bytes(entry.value)
+            return (None, "") if entry is None else (ForeignMark.from_bytes(entry.value), entry.lease)
         except MalformedRecord:
-            return None
+            return None, ""
 
 
 def _owner(value: bytes, mark: ForeignMark | None, source: str) -> str | None:

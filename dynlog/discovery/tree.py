@@ -41,7 +41,7 @@ def _instance(found: Found) -> str:
     said += [f"{scheme}={address}" for scheme, address in entity.reached_at.items()]
     if not entity.foreign:
         said.append(f"incarnation {entity.incarnation}")
-    if found.lease:
+    if found.lease and not entity.foreign:
         said.append(f"lease {found.lease}")
     if entity.foreign:
         said.append("foreign" + _origin(found))
