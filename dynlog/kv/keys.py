@@ -86,30 +86,30 @@ class KeyOrder:
 
     def under(self, prefix: str) -> Iterator[str]:
         """The keys that begin so, in order."""
-        for at in range(bisect_left(self._lasts, prefix), len(self._leaves)):
-            keys = self._leaves[at].keys
-            start = bisect_left(keys, prefix)
-            end = bisect_left(keys, True, lo=start, key=lambda key: not key.startswith(prefix))
-            yield from keys[start:end]
-            if end < len(keys):
-                return
+        for leaf, start, end in self._runs_under(prefix):
+            yield from leaf.keys[start:end]
 
     def pieces_under(self, prefix: str) -> Sequence[Sequence[str]]:
         """As `under`, in pieces that stay as they are now; costs a step per leaf, not per key."""
         pieces: list[Sequence[str]] = []
+        for leaf, start, end in self._runs_under(prefix):
+            if start or end < len(leaf.keys):
+                pieces.append(leaf.keys[start:end])
+            else:
+                leaf.shared = True
+                pieces.append(leaf.keys)
+        return pieces
+
+    def _runs_under(self, prefix: str) -> Iterator[tuple[_Leaf, int, int]]:
+        """The leaves in which keys that begin so may be, in order, and from where to where they are."""
         for at in range(bisect_left(self._lasts, prefix), len(self._leaves)):
             leaf = self._leaves[at]
             keys = leaf.keys
             start = bisect_left(keys, prefix)
             end = bisect_left(keys, True, lo=start, key=lambda key: not key.startswith(prefix))
-            if start or end < len(keys):
-                pieces.append(keys[start:end])
-            else:
-                leaf.shared = True
-                pieces.append(keys)
+            yield leaf, start, end
             if end < len(keys):
-                break
-        return pieces
+                return
 
     def picture(self) -> Sequence[Sequence[str]]:
         """All keys, in order, in pieces; they stay as they are now."""
