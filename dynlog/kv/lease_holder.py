@@ -20,6 +20,7 @@ from collections.abc import Callable
 
 from dynlog.errors import ConfigurationError, LeaseLost
 from dynlog.kv.bucket import Bucket
+from dynlog.kv.settings import is_number
 from dynlog.timing import Clock, SystemClock
 
 RATES = 0.002
@@ -133,7 +134,7 @@ class HeldLease:
 
 def check_ttl(ttl_s: float) -> float:
     """The TTL; raises ConfigurationError for one that nobody could keep."""
-    if isinstance(ttl_s, bool) or not isinstance(ttl_s, int | float) or not ttl_s >= SHORTEST_TTL_S:
+    if not (is_number(ttl_s) and ttl_s >= SHORTEST_TTL_S):
         raise ConfigurationError(
             f"ttl_s={ttl_s!r:.80}: a lease lives for at least {SHORTEST_TTL_S} s between heartbeats, a number"
         )

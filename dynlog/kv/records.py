@@ -143,15 +143,13 @@ _SHAPES: dict[int, tuple[type[Any], tuple[type, ...], bool, bool]] = {
     11: (Expire, (str, int), False, False),
     12: (Picture, (int, int, str, str, bool), False, True),
 }
-PLAIN_PUT: bytes = msgpack.packb([VERSION, 1, "", 0])
-"""Part 0 of a put with neither lease nor time to live."""
 _KINDS = {shape[0]: kind for kind, shape in _SHAPES.items()}
+PLAIN_PUT: bytes = msgpack.packb([VERSION, _KINDS[Put], "", 0])
+"""Part 0 of a put with neither lease nor time to live."""
 
 
 def to_record(fact: Fact) -> Record:
     """The record that says it; raises MalformedRecord for a fact over a bound."""
-    if type(fact) is Put and fact[2:] == ("", 0):
-        return Record((PLAIN_PUT, fact.value), encode_key(fact.key))
     kind = _KINDS[type(fact)]
     _, _, keyed, valued = _SHAPES[kind]
     check_fact(fact)

@@ -55,9 +55,14 @@ def ttl_ms(ttl_s: float | None) -> int:
     """The time to live in milliseconds, 0 for none; raises ConfigurationError."""
     if ttl_s is None:
         return 0
-    if isinstance(ttl_s, bool) or not isinstance(ttl_s, int | float) or not 0.001 <= ttl_s <= MAX_TTL_S:
+    if not (is_number(ttl_s) and 0.001 <= ttl_s <= MAX_TTL_S):
         raise ConfigurationError(f"ttl_s={ttl_s!r:.80}: a time to live is a number of seconds, 0.001 to {MAX_TTL_S:g}")
     return round(ttl_s * 1000)
+
+
+def is_number(value: object) -> bool:
+    """Whether it can be compared with a bound: text would raise TypeError there, and a bool is a slip."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def topic_of(bucket: str) -> str:

@@ -149,7 +149,7 @@ class KeyTable:
 
     def _remember(self, shard: _Shard, key: str, rows: tuple[Row, ...], most: int) -> None:
         """Adds to the past of a key, which holds at most so many."""
-        if most == 0 or not (rows or shard.past):
+        if not (rows or shard.past):
             return
         past = shard.past.get(key, ())
         now = (*past, *rows)[-most:]
