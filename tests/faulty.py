@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from dynlog import Batch, Log, Position, Record
 from dynlog.errors import LogUnavailable, OutcomeUnknown
-from dynlog.log import DEFAULT_READ_BYTES, DEFAULT_TIMEOUT_S
+from dynlog.log import DEFAULT_READ_BYTES
 from dynlog.topics import Appended, Capabilities
 
 NEEDS_THE_LOG = {"topic", "topics", "partitions", "hold", "holders", "release", "commit", "committed", "position"}
@@ -56,15 +56,7 @@ class FaultyLog:
         """Itself, for those who want a `Log`."""
         return cast(Log, self)
 
-    async def append(
-        self,
-        topic: str,
-        partition: int,
-        records: Sequence[Record],
-        *,
-        expect: int | None = None,
-        timeout: float = DEFAULT_TIMEOUT_S,
-    ) -> Appended:
+    async def append(self, topic: str, partition: int, records: Sequence[Record], **options: Any) -> Appended:
         await self.gate.wait()
         self._refuse()
         self.appends.append(len(records))
@@ -74,10 +66,10 @@ class FaultyLog:
         if fault is Fault.LOST_UNSAID:
             raise OutcomeUnknown("the connection broke", topic=topic, partition=partition)
         if fault is Fault.GHOST:
-            assert expect is None, "a ghost is appended wherever the log ends by then"
+            assert options.get("expect") is None, "a ghost is appended wherever the log ends by then"
             self.ghosts.append((topic, partition, records))
             raise OutcomeUnknown("the connection broke", topic=topic, partition=partition)
-        done = await self._log.append(topic, partition, records, expect=expect, timeout=timeout)
+        done = await self._log.append(topic, partition, records, **options)
         if fault is Fault.STORED_UNSAID:
             raise OutcomeUnknown("the connection broke", topic=topic, partition=partition)
         return done

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from dynlog.batch import Batch, Position
-from dynlog.log import DEFAULT_READ_BYTES, DEFAULT_TIMEOUT_S, Log
+from dynlog.log import DEFAULT_READ_BYTES, Log
 from dynlog.record import Record
 from dynlog.topics import Appended
 
@@ -46,18 +46,10 @@ class DeafLog:
         self._through.set()
         self._out.set()
 
-    async def append(
-        self,
-        topic: str,
-        partition: int,
-        records: Sequence[Record],
-        *,
-        expect: int | None = None,
-        timeout: float = DEFAULT_TIMEOUT_S,
-    ) -> Appended:
+    async def append(self, topic: str, partition: int, records: Sequence[Record], **options: Any) -> Appended:
         if topic.startswith(GROUPS):
             await self._out.wait()
-        done = await self._log.append(topic, partition, records, expect=expect, timeout=timeout)
+        done = await self._log.append(topic, partition, records, **options)
         self.said += topic.startswith(GROUPS)
         return done
 
