@@ -185,7 +185,7 @@ def id_of_name(name: str) -> int:
 def _check_name(name: str) -> None:
     if not isinstance(name, str) or not name.isprintable() or not name or any(c in name for c in "=# "):
         raise ConfigurationError(f"entity name {name!r}: printable text without blanks, '=' and '#' is needed")
-    if name.startswith("0x"):
+    if name[:2].lower() == "0x":
         raise ConfigurationError(f"entity name {name!r}: a name does not begin with 0x, which introduces an id")
     if len(name.encode()) > MAX_NAME_BYTES:
         raise ConfigurationError(f"entity name {name[:40]!r}...: at most {MAX_NAME_BYTES} bytes in UTF-8 are allowed")
