@@ -57,7 +57,7 @@ def test_any_other_text_is_refused_or_prints_as_it_was_read(text: str) -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_entity_is_refused_with_a_word_on_what_is(text: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"needed|allowed|incarnation"):
+    with pytest.raises(ConfigurationError, match=r"needed|allowed|incarnation|does not begin"):
         DynamoEntityID.parse(text)
 
 
