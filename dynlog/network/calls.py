@@ -7,11 +7,12 @@ It ends in a reply or raises one of: `HandlerFailed` (what the handler raised), 
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from types import MappingProxyType, TracebackType
 from typing import Protocol, Self
-from uuid import uuid4
 
 from dynlog.entity import DynamoEntityID
 from dynlog.record import Buffer
@@ -21,6 +22,9 @@ MAX_TOPIC_BYTES = 249
 MAX_HEADERS = 64
 MAX_HEADERS_BYTES = 16 << 10
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+# Unlike any other process's, and a number: a fifth of the price of a random id for each call.
+_PROCESS = secrets.token_hex(8)
+_COUNT = count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +35,9 @@ class Call:
     topic: str
     deadline: Deadline
     caller: DynamoEntityID
-    headers: Mapping[str, str] = NO_HEADERS
+    headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
     """They travel to the handler and on to the calls that it makes: trace id, tenant, priority."""
-    correlation_id: str = field(default_factory=lambda: uuid4().hex)
+    correlation_id: str = field(default_factory=lambda: f"{_PROCESS}-{next(_COUNT):x}")
     attempt: int = 1
 
 
