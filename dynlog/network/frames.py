@@ -81,8 +81,8 @@ BATCH = Struct(">BIQQ")
 """BATCH: kind, count of records, number of the first, number of the next record that its sender waits for."""
 RECORD = Struct(">IBBQ")
 """Record: length of its body, kind, flags, stream."""
-OPEN = Struct(">IHH")
-"""OPEN: remaining ms (NO_DEADLINE: none), attempt, length of the meta that follows, before the first message."""
+OPEN = Struct(">IH")
+"""OPEN: remaining ms (NO_DEADLINE: none), length of the msgpack'd meta that follows, before the first message."""
 EVENT = Struct(">16sB")
 """EVENT: id of the target, length of the topic that follows, before the message."""
 CREDIT = Struct(">II")

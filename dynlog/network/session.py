@@ -6,20 +6,46 @@ sent on it, in order, once.  No method blocks, waits or does I/O; ``now`` is mon
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 
-from dynlog.network.session_events import Event
-from dynlog.network.session_handshake import Hello, Identity
-from dynlog.network.session_settings import Settings
-from dynlog.network.session_stream import Stream
+from dynlog.call_errors import HandshakeRefused, ProtocolError, WireBroken
+from dynlog.errors import ConfigurationError
+from dynlog.network.frames import BATCH, BYE, IGNORABLE, MAX_REASON_BYTES, PING, RECORD, FrameKind, RecordKind, damaged
+from dynlog.network.session_events import (
+    Answered,
+    Attached,
+    ChannelFailed,
+    Drained,
+    Event,
+    Released,
+    SessionOver,
+)
+from dynlog.network.session_handshake import (
+    Hello,
+    Identity,
+    Refusal,
+    Welcome,
+    read_answer,
+    write_hello,
+    write_refusal,
+    write_welcome,
+)
+from dynlog.network.session_inbox import Reading, Violation
+from dynlog.network.session_settings import MIN_FRAME_BYTES, Limits, Settings
+from dynlog.network.session_streams import cut
 from dynlog.record import Buffer
 from dynlog.wire import Frame
+
+MAX_BATCH_BYTES = 256 << 10
+"""Longer batches gain nothing, and make the peer wait for their last byte before it sees the first record."""
+MAX_DAMAGED_CHANNELS = 3
+"""So many channels in a row that brought damage and no record end the session."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What a session has done so far; counts only grow, the last four are what is held now."""
+    """What a session has done so far; counts only grow, the last five are what is held now."""
 
     records_sent: int
     records_received: int
@@ -40,9 +66,11 @@ class Stats:
     unacknowledged_records: int
     unacknowledged_bytes: int
     unacknowledged_limit: int
+    round_trip: float | None
+    """Of the last PING that was answered, in seconds."""
 
 
-class Session:
+class Session(Reading):
     """One end of a session; a driver moves its frames and tells it the time.
 
     The dialler makes one with a fresh ``session_id`` and attaches it to channels; the acceptor makes one for a `Hello`
@@ -51,6 +79,91 @@ class Session:
     After any call there may be frames to move (`wants_write`, then `take`), and after `take`, `send`, `open` and the
     like there may be events that no call returned (`events`).
     """
+
+    __slots__ = (
+        "_ack_at",
+        "_ack_bytes",
+        "_ack_now",
+        "_ack_records",
+        "_active",
+        "_attempt",
+        "_bytes_received",
+        "_channels",
+        "_damaged",
+        "_damaged_at",
+        "_drained",
+        "_heard",
+        "_last_word",
+        "_lost_at",
+        "_max_frame_bytes",
+        "_old_frames",
+        "_pending",
+        "_ping_at",
+        "_ping_due",
+        "_pings",
+        "_pong",
+        "_reading",
+        "_round_trip",
+        "_settings",
+        "_token",
+        "_unacked_bytes",
+        "_unacked_from",
+        "_wanted",
+        "identity",
+        "peer",
+        "session_id",
+    )
+
+    def __init__(
+        self,
+        identity: Identity,
+        settings: Settings,
+        session_id: bytes,
+        now: float,
+        *,
+        dialler: bool,
+        wanted: bytes | None = None,
+        token: bytes | None = None,
+    ) -> None:
+        super().__init__(settings, dialler)
+        if len(session_id) != 16:
+            raise ConfigurationError(f"a session id of {len(session_id)} bytes: 16 random ones are needed")
+        self.identity = identity
+        self.session_id = session_id
+        self.peer: Identity | None = None
+        """Who stands at the other end; None before the first handshake."""
+        self._settings = settings
+        self._wanted = wanted
+        self._token = token
+        self._attempt = 0
+        """Of the channel that was attached or accepted last."""
+        self._active: int | None = None
+        """The generation of the channel that carries the session."""
+        self._pending: tuple[int, int, float] | None = None
+        """A channel in its handshake: generation, max_frame_bytes, since when."""
+        self._max_frame_bytes = 0
+        self._lost_at = now
+        """Since when there is no channel."""
+        self._heard = now
+        self._reading = True
+        self._ping_at = inf
+        """When the last PING was asked for; infinite: none is unanswered."""
+        self._ping_due = False
+        self._pings = 0
+        self._pong: int | None = None
+        """The token of a PING that wants its answer."""
+        self._round_trip: float | None = None
+        self._ack_records, self._ack_bytes = settings.limits.ack_records, settings.limits.ack_bytes
+        self._ack_at = inf
+        self._ack_now = False
+        self._unacked_from = 0
+        """What the peer was told last of what came."""
+        self._unacked_bytes = 0
+        self._damaged = 0
+        self._damaged_at = 0
+        self._drained = False
+        self._last_word: bytes | None = None
+        self._channels = self._old_frames = self._bytes_received = 0
 
     @classmethod
     def dialler(
@@ -64,12 +177,14 @@ class Session:
         token: bytes | None = None,
     ) -> Session:
         """The end that makes the channels."""
-        raise NotImplementedError
+        return cls(identity, settings, session_id, now, dialler=True, wanted=wanted, token=token)
 
     @classmethod
     def acceptor(cls, identity: Identity, settings: Settings, hello: Hello, now: float) -> Session:
         """The end that takes them, for the first Hello of the session; `accept` it next."""
-        raise NotImplementedError
+        session = cls(identity, settings, hello.session_id, now, dialler=False)
+        session._introduced(hello.identity, hello.limits)
+        return session
 
     # --- channels -----------------------------------------------------------------------------------------------------
 
@@ -78,125 +193,393 @@ class Session:
 
         Raises ConfigurationError for a channel that carries less than MIN_FRAME_BYTES.
         """
-        raise NotImplementedError
+        _check_frame_bytes(max_frame_bytes)
+        if self._pending is not None:
+            self._happened.append(Released(self._pending[0]))
+        self._pending = (generation, max_frame_bytes, now)
+        self._attempt += 1
+        return write_hello(
+            Hello(
+                self.session_id,
+                self._attempt,
+                self.peer is not None,
+                self._received,
+                self.identity,
+                self._ours,
+                self._wanted,
+                self._token,
+            )
+        )
 
     def accept(self, generation: int, hello: Hello, max_frame_bytes: int, now: float) -> tuple[bytes, list[Event]]:
         """Acceptor: the frame to send on the new channel; events tell whether it is Attached now, and what to release.
 
         The frame is a REFUSED, and the event ChannelFailed, for an older attempt than one that was accepted, and for
-        a Hello that claims to have what was never sent.
+        a Hello of somebody else or that claims to have what was never sent.
         """
-        raise NotImplementedError
+        _check_frame_bytes(max_frame_bytes)
+        refusal = self._unacceptable(hello)
+        if refusal is not None:
+            error = HandshakeRefused(f"{refusal.text}: the channel was refused", code=refusal.code)
+            return write_refusal(refusal), [ChannelFailed(generation, error)]
+        self._attempt = hello.attempt
+        welcome = Welcome(hello.attempt, self._received, self.identity, self._ours)
+        self._carry_on(generation, hello.received, max_frame_bytes, hello.resume, now)
+        return write_welcome(welcome), self.events()
 
     def receive(self, generation: int, frame: Buffer, now: float) -> list[Event]:
         """What a frame brought.  Never raises: damage is `ChannelFailed`, and what came whole before it counts."""
-        raise NotImplementedError
+        if generation != self._active:
+            self._answered(generation, frame, now)
+            return self.events()
+        events = self._happened
+        self._heard = now
+        self._bytes_received += len(frame)
+        if type(frame) is not bytes:
+            frame = bytes(frame)
+        try:
+            if frame[:1] == b"\x04":
+                self._batch(frame, now, events)
+                self._unacked_bytes += len(frame)
+                if self._received != self._unacked_from:
+                    if self._ack_at == inf:
+                        self._ack_at = now + self._settings.ack_delay
+                    if (
+                        self._received - self._unacked_from >= self._ack_records
+                        or self._unacked_bytes >= self._ack_bytes
+                    ):
+                        self._ack_now = True
+                if self._outbox.next - self._outbox.acked > self._most_records:
+                    raise Violation(f"the peer acknowledges nothing: {self._outbox.records} records wait for it")
+            else:
+                self._sign(frame, now)
+        except Violation as error:
+            self._end(error, f"protocol error: {error}")
+        except ProtocolError as error:
+            self._damage(generation, error, now)
+        self._happened = []
+        if (self._going or self._peer_going) and not self._drained:
+            self._check_drained(events)
+        return events
 
     def lost(self, generation: int, now: float) -> list[Event]:
         """The channel is over; the session waits for another."""
-        raise NotImplementedError
+        if self._pending is not None and self._pending[0] == generation:
+            self._pending = None
+        if generation == self._active:
+            self._detach(now)
+        return self.events()
 
     def reading(self, on: bool, now: float) -> None:
         """Whether the driver takes frames from the channel: while it does not, silence is no sign of death."""
-        raise NotImplementedError
+        self._reading = on
+        self._heard = now
 
     @property
     def wants_write(self) -> bool:
         """Whether `take` would give anything now."""
-        raise NotImplementedError
+        if self._active is None:
+            return self._last_word is not None
+        outbox = self._outbox
+        return bool(
+            outbox.ready
+            or self._ack_now
+            or self._granting
+            or (self._chunking and outbox.room)
+            or self._ping_due
+            or self._pong is not None
+        )
 
-    def take(self, max_bytes: int, now: float) -> list[Frame]:
-        """Frames for the channel that is attached, as many as there are up to about ``max_bytes``; hand them over."""
-        raise NotImplementedError
+    def take(self, max_bytes: int) -> list[Frame]:
+        """Frames for the channel that is attached, as many as there are up to about ``max_bytes``; hand them over.
+
+        After the end of the session: its last word, once, for the channel that was attached then.
+        """
+        frames: list[Frame] = []
+        if self._active is None:
+            if self._last_word is not None:
+                frames.append((self._last_word,))
+                self._last_word = None
+            return frames
+        if self._pong is not None or self._ping_due:
+            self._signs(frames)
+        if self._granting:
+            self._put_credits()
+        outbox = self._outbox
+        most = min(self._max_frame_bytes, MAX_BATCH_BYTES)
+        while max_bytes > 0:
+            chunking = bool(self._chunking)
+            if not outbox.ready and not chunking:
+                break
+            frame = outbox.batch(self._received, most, self._more if chunking else None)
+            if frame is None:
+                break
+            frames.append((frame,))
+            max_bytes -= len(frame)
+            self._told()
+        if outbox.ready and self._chunking and outbox.room:
+            head, body = self._next_piece()  # so that long messages get on, however many short ones there are
+            outbox.put(head + body)
+        if self._ack_now:
+            frames.append((BATCH.pack(FrameKind.BATCH, 0, outbox.handed, self._received),))
+            self._told()
+        return frames
 
     def events(self) -> list[Event]:
         """What happened that no call has returned yet."""
-        raise NotImplementedError
+        events = self._happened
+        self._happened = []
+        if (self._going or self._peer_going) and not self._drained:
+            self._check_drained(events)
+        return events
+
+    # --- time ---------------------------------------------------------------------------------------------------------
 
     def next_timeout(self) -> float:
         """When `tick` is due; may be infinite, may be earlier than needed."""
-        raise NotImplementedError
+        if self._over:
+            return inf
+        due = self._ack_at
+        settings = self._settings
+        if self._pending is not None:
+            due = min(due, self._pending[2] + settings.handshake_within)
+        if self._active is None:
+            return min(due, self._lost_at + settings.resume_within)
+        if self._reading:
+            silence = settings.ping_after if self._ping_at == inf else settings.dead_after
+            due = min(due, self._heard + silence)
+        return due
 
     def tick(self, now: float) -> list[Event]:
         """Does what is due."""
-        raise NotImplementedError
+        settings = self._settings
+        if self._over:
+            return self.events()
+        if self._pending is not None and now >= self._pending[2] + settings.handshake_within:
+            error = WireBroken(f"no answer to the handshake within {settings.handshake_within} s")
+            self._happened.append(ChannelFailed(self._pending[0], error))
+            self._pending = None
+        if self._active is None:
+            if now >= self._lost_at + settings.resume_within:
+                self._end(WireBroken(f"no channel to the peer for {settings.resume_within} s: the session is over"), "")
+            return self.events()
+        if now >= self._ack_at:
+            self._ack_now = True
+            self._ack_at = inf
+        if self._reading:
+            silent = now - self._heard
+            if silent >= settings.dead_after:
+                error = WireBroken(f"nothing came for {silent:.1f} s")
+                self._happened.append(ChannelFailed(self._active, error))
+                self._detach(now)
+            elif silent >= settings.ping_after and self._ping_at == inf:
+                self.ping(now)
+        return self.events()
 
-    # --- streams ------------------------------------------------------------------------------------------------------
-
-    def open(
-        self,
-        target: bytes,
-        topic: str,
-        caller: str,
-        correlation_id: str,
-        attempt: int,
-        headers: Mapping[str, str],
-        deadline: float | None,
-        body: Buffer | None,
-        end: bool,
-        now: float,
-    ) -> Stream | None:
-        """A new stream, with its first message; None: there is no room now, a `Writable` of None follows.
-
-        ``end``: the message is the whole request.  ``body`` None: a request without any message (then ``end`` must be
-        true).  Raises Draining if the peer, or this end, takes no further streams, Overloaded over the peer's
-        max_streams, MessageTooLarge over its max_message_bytes, Closed after the end of the session.
-        """
-        raise NotImplementedError
-
-    def send(self, stream: Stream, body: Buffer, end: bool) -> bool:
-        """Whether the message was taken; if not (no credit, or no room), a `Writable` of the stream follows.
-
-        The body must not be changed afterwards.  On a stream that is over it is taken and dropped (`Stats.late`).
-        Raises MessageTooLarge over the peer's max_message_bytes, and ConfigurationError after the end of this
-        direction.
-        """
-        raise NotImplementedError
-
-    def finish(self, stream: Stream) -> None:
-        """Ends this direction; always taken."""
-        raise NotImplementedError
-
-    def fail(self, stream: Stream, code: int, kind: str, text: str) -> None:
-        """Ends the stream with an error; always taken; what was not sent yet of a message in pieces is dropped."""
-        raise NotImplementedError
-
-    def cancel(self, stream: Stream, reason: str) -> None:
-        """Ends the stream because nobody wants more of it; always taken.  An OPEN that has not left is taken back."""
-        raise NotImplementedError
-
-    def grant(self, stream: Stream, messages: int, size: int) -> None:
-        """The reader has consumed so many messages of so many bytes together; the peer may send as many more."""
-        raise NotImplementedError
-
-    def push(self, target: bytes, topic: str, body: Buffer) -> bool:
-        """Whether a message that belongs to no stream was taken; if not, a `Writable` of None follows."""
-        raise NotImplementedError
-
-    def grant_push(self, messages: int, size: int) -> None:
-        """So many pushed messages have been consumed."""
-        raise NotImplementedError
+    def ping(self, now: float) -> None:
+        """Asks the peer for a sign of life; `Answered` tells how long it took."""
+        self._pings += 1
+        self._ping_at = now
+        self._ping_due = True
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def goaway(self, reason: str) -> None:
         """Takes no further streams of the peer, and opens none; once all that run are over, `Drained` tells."""
-        raise NotImplementedError
+        if not self._going and not self._over:
+            self._going = True
+            body = cut(reason, MAX_REASON_BYTES)
+            self._outbox.put(RECORD.pack(len(body), RecordKind.GOAWAY, 0, 0) + body)
 
     def close(self, reason: str, now: float) -> list[Event]:
         """Ends the session at once: `Lost` for every stream, then `SessionOver`; `take` gives a last word."""
-        raise NotImplementedError
+        self._end(None, reason)
+        return self.events()
 
     @property
     def over(self) -> bool:
         """Whether the session has ended."""
-        raise NotImplementedError
+        return self._over
 
     @property
-    def peer(self) -> Identity | None:
-        """Who stands at the other end; None before the first handshake."""
-        raise NotImplementedError
+    def active(self) -> int | None:
+        """The generation of the channel that carries the session now."""
+        return self._active
+
+    @property
+    def draining(self) -> bool:
+        """Whether either end takes no further streams."""
+        return self._going or self._peer_going
 
     def stats(self) -> Stats:
         """Counts and what is held now."""
-        raise NotImplementedError
+        outbox = self._outbox
+        return Stats(
+            records_sent=outbox.handed,
+            records_received=self._received,
+            batches_sent=outbox.batches,
+            batches_received=self._batches_received,
+            bytes_sent=outbox.bytes_sent,
+            bytes_received=self._bytes_received,
+            resent=outbox.resent,
+            repeats=self._repeats,
+            late=self._late,
+            old_frames=self._old_frames,
+            channels=self._channels,
+            streams=self._opened_here + self._opened_there,
+            unacknowledged_records=outbox.records,
+            unacknowledged_bytes=outbox.held,
+            unacknowledged_limit=self._settings.resend_bytes,
+            round_trip=self._round_trip,
+        )
+
+    # --- within -------------------------------------------------------------------------------------------------------
+
+    def _introduced(self, peer: Identity, theirs: Limits) -> None:
+        self.peer = peer
+        self._meet(theirs)
+        self._ack_records = min(self._ack_records, theirs.ack_records)
+        self._ack_bytes = min(self._ack_bytes, theirs.ack_bytes)
+
+    def _unacceptable(self, hello: Hello) -> Refusal | None:
+        peer, outbox = self.peer, self._outbox
+        assert peer is not None
+        if self._over or hello.session_id != self.session_id:
+            return Refusal("resume", f"session {hello.session_id.hex()} is over: begin a new one")
+        if (hello.identity.entity, hello.identity.incarnation) != (peer.entity, peer.incarnation):
+            return Refusal("resume", f"session {hello.session_id.hex()} is another entity's")
+        if hello.attempt <= self._attempt:
+            return Refusal("stale", f"channel {hello.attempt} of the session came after channel {self._attempt}")
+        if hello.received > outbox.handed:
+            return Refusal("resume", f"{hello.received} records were received, it says, of {outbox.handed} sent")
+        return None
+
+    def _answered(self, generation: int, frame: Buffer, now: float) -> None:
+        """What came on a channel that does not carry the session."""
+        pending = self._pending
+        if pending is None or pending[0] != generation or self._over:
+            self._old_frames += 1
+            return
+        self._bytes_received += len(frame)
+        self._pending = None
+        try:
+            answer = read_answer(frame)
+            if isinstance(answer, Welcome):
+                self._welcomed(answer, generation, pending[1], now)
+                return
+        except ProtocolError as error:
+            self._happened.append(ChannelFailed(generation, error))
+            return
+        refused = HandshakeRefused(f"the peer refused: {answer.text}", code=answer.code)
+        self._happened.append(ChannelFailed(generation, refused))
+        if answer.code not in ("stale", "busy"):
+            self._end(refused, "")
+
+    def _welcomed(self, welcome: Welcome, generation: int, max_frame_bytes: int, now: float) -> None:
+        resumed = self.peer is not None
+        if welcome.attempt != self._attempt:
+            raise ProtocolError(f"channel {welcome.attempt} is welcomed: {self._attempt} said hello")
+        if welcome.received > self._outbox.handed:
+            raise ProtocolError(f"the peer has {welcome.received} records, it says, of {self._outbox.handed} sent")
+        if self.peer is None:
+            self._introduced(welcome.identity, welcome.limits)
+        elif (welcome.identity.entity, welcome.identity.incarnation) != (self.peer.entity, self.peer.incarnation):
+            raise ProtocolError("another entity, or another life of it, welcomes a session that is not its own")
+        self._carry_on(generation, welcome.received, max_frame_bytes, resumed, now)
+
+    def _carry_on(self, generation: int, received: int, max_frame_bytes: int, resumed: bool, now: float) -> None:
+        """The channel carries the session from now on; what the peer has not got goes again."""
+        if self._active is not None:
+            self._happened.append(Released(self._active))
+        self._active = generation
+        self._max_frame_bytes = max_frame_bytes
+        self._channels += 1
+        self._heard = now
+        self._reading = True
+        self._ping_at = inf
+        self._ping_due = False
+        self._pong = None
+        self._told()
+        self._outbox.rewind(received)
+        if resumed:
+            self._restate_deadlines(now)
+        self._happened.append(Attached(generation, resumed))
+        if self._starved and self._outbox.room:
+            self._wake()
+
+    def _told(self) -> None:
+        """The peer is being told what came."""
+        self._unacked_from = self._received
+        self._unacked_bytes = 0
+        self._ack_at = inf
+        self._ack_now = False
+
+    def _sign(self, frame: bytes, now: float) -> None:
+        """Every frame but a batch."""
+        if not frame:
+            raise damaged("frame", 0, 1)
+        kind = frame[0]
+        if kind in (FrameKind.PING, FrameKind.PONG):
+            if len(frame) != PING.size:
+                raise damaged("PING or PONG", len(frame), PING.size)
+            token = PING.unpack(frame)[1]
+            if kind == FrameKind.PING:
+                self._pong = token
+            elif token == self._pings and self._ping_at != inf:
+                self._round_trip = now - self._ping_at
+                self._ping_at = inf
+                self._happened.append(Answered(self._round_trip))
+        elif kind == FrameKind.BYE:
+            if len(frame) < BYE.size or len(frame) != BYE.size + BYE.unpack_from(frame)[1]:
+                raise damaged("BYE", len(frame), BYE.size)
+            self._end(None, "")
+        elif kind < IGNORABLE:
+            raise ProtocolError(f"a frame of {len(frame)} bytes is of kind {kind}, which has no place here")
+
+    def _signs(self, frames: list[Frame]) -> None:
+        if self._pong is not None:
+            frames.append((PING.pack(FrameKind.PONG, self._pong),))
+            self._pong = None
+        if self._ping_due:
+            frames.append((PING.pack(FrameKind.PING, self._pings),))
+            self._ping_due = False
+
+    def _damage(self, generation: int, error: ProtocolError, now: float) -> None:
+        self._happened.append(ChannelFailed(generation, error))
+        self._damaged = self._damaged + 1 if self._received == self._damaged_at else 1
+        self._damaged_at = self._received
+        self._detach(now)
+        if self._damaged >= MAX_DAMAGED_CHANNELS:
+            self._end(error, "")
+
+    def _detach(self, now: float) -> None:
+        self._active = None
+        self._lost_at = now
+        self._ack_at = inf
+        self._ack_now = self._ping_due = False
+        self._pong = None
+
+    def _end(self, error: Exception | None, last_word: str) -> None:
+        if self._over:
+            return
+        self._over = True
+        self._end_all()
+        self._pong, self._ping_due, self._ack_now = None, False, False
+        if last_word and self._active is not None:
+            reason = cut(last_word, MAX_REASON_BYTES)
+            self._last_word = BYE.pack(FrameKind.BYE, len(reason)) + reason
+        self._active = self._pending = None
+        self._happened.append(SessionOver(error))
+
+    def _check_drained(self, events: list[Event]) -> None:
+        if self._over or self._opened_here or self._opened_there or self._outbox.records or self._chunking:
+            return
+        self._drained = True
+        events.append(Drained())
+
+
+def _check_frame_bytes(max_frame_bytes: int) -> None:
+    if max_frame_bytes < MIN_FRAME_BYTES:
+        raise ConfigurationError(
+            f"a channel that carries {max_frame_bytes} bytes a frame: sessions need {MIN_FRAME_BYTES} at least"
+        )

@@ -113,6 +113,13 @@ class ChannelFailed(NamedTuple):
     """ProtocolError, WireBroken or HandshakeRefused."""
 
 
+class Answered(NamedTuple):
+    """The peer answered a PING."""
+
+    seconds: float
+    """From asking to answer."""
+
+
 class GoingAway(NamedTuple):
     """The peer takes no further streams from this end; those that run go on."""
 
@@ -142,6 +149,7 @@ Event: TypeAlias = (
     | Attached
     | Released
     | ChannelFailed
+    | Answered
     | GoingAway
     | Drained
     | SessionOver

@@ -1,10 +1,15 @@
-"""A stream is one call: two directions that end by themselves, each with its credit in messages and bytes."""
+"""A stream is one call: two directions that end by themselves, each with its credit in messages and bytes.
+
+A message may begin with credit for one message and one byte, and is then carried whole: its bytes may bring the balance
+below zero, where the next waits.  So no message is too long for its credit, and a reader who takes nothing holds less
+than the window and one message.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from dynlog.record import Buffer
+from dynlog.network.session_settings import Limits
 
 
 class Stream:
@@ -14,9 +19,12 @@ class Stream:
     """
 
     __slots__ = (
+        "alone",
         "deadline",
         "id",
         "local",
+        "meta",
+        "number",
         "owner",
         "parts",
         "parts_bytes",
@@ -30,32 +38,41 @@ class Stream:
         "send_bytes",
         "send_messages",
         "sending",
-        "slot",
-        "taken",
         "waiting",
     )
 
-    def __init__(self, id: int, local: bool, send: tuple[int, int], receive: tuple[int, int]) -> None:
+    def __init__(self, id: int, local: bool, deadline: float | None, number: int, theirs: Limits, ours: Limits) -> None:
         self.id = id
         self.local = local
         """Whether this end opened it."""
         self.owner: Any = None
-        self.deadline: float | None = None
-        """Monotonic time of this end; None: there is none."""
+        self.deadline = deadline
+        """In the monotonic time of this end; None: there is none."""
+        self.number = number
+        """Of the record that opened it here."""
+        self.alone = False
+        """Whether that record is all that was sent on it, and the whole request."""
         self.sending = True
         """Whether this end may still send."""
         self.receiving = True
         """Whether the peer may still send."""
-        self.send_bytes, self.send_messages = send
-        self.receive_bytes, self.receive_messages = receive
+        self.send_bytes = theirs.window_bytes
+        self.send_messages = theirs.window_messages
+        self.receive_bytes = ours.window_bytes
+        self.receive_messages = ours.window_messages
         self.returned_bytes = self.returned_messages = 0
+        """Consumed here and not yet told to the peer."""
         self.waiting = False
-        self.rest: Buffer | None = None
+        """Whether something was not taken and a `Writable` is owed."""
+        self.rest: memoryview | None = None
+        """What has not left yet of a message in pieces."""
         self.rest_end = False
-        self.parts: list[Buffer] | None = None
+        """Whether this direction ends with it."""
+        self.parts: list[bytes | memoryview] | None = None
+        """The pieces that came of a message which goes on."""
         self.parts_bytes = 0
-        self.slot = 0
-        self.taken = -1
+        self.meta: tuple[Any, ...] | None = None
+        """What came with the first piece of a first message; nobody has heard of the stream until its last piece."""
 
     @property
     def over(self) -> bool:
@@ -63,4 +80,4 @@ class Stream:
         return not self.sending and not self.receiving
 
     def __repr__(self) -> str:
-        return f"<Stream {self.id} {'here' if self.local else 'there'}>"
+        return f"<Stream {self.id} opened {'here' if self.local else 'by the peer'}>"

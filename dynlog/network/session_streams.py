@@ -1,0 +1,416 @@
+"""The streams of one end and what it sends on them: nothing is taken that has neither credit nor room.
+
+What ends a stream (ERROR, CANCEL, END) is always taken, so that no call hangs on a full buffer.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+
+import msgpack
+
+from dynlog.call_errors import Draining, MessageTooLarge, Overloaded, ProtocolError
+from dynlog.errors import Closed, ConfigurationError
+from dynlog.network.frames import (
+    CREDIT,
+    EMPTY_FLAG,
+    END_FLAG,
+    ERROR,
+    EVENT,
+    MAX_ERROR_KIND_BYTES,
+    MAX_ERROR_TEXT_BYTES,
+    MAX_META_BYTES,
+    MAX_REASON_BYTES,
+    MORE_FLAG,
+    NO_DEADLINE,
+    OPEN,
+    RECORD,
+    RecordKind,
+)
+from dynlog.network.session_events import Event, Lost, Writable
+from dynlog.network.session_outbox import Outbox
+from dynlog.network.session_settings import Limits, Settings
+from dynlog.network.session_stream import Stream
+from dynlog.record import Buffer
+
+PUSHES = 0
+"""The number of the stream of all pushed messages: it has credit, and neither beginning nor end."""
+_U32 = (1 << 32) - 1
+_OPEN, _DATA, _END = int(RecordKind.OPEN), int(RecordKind.DATA), int(RecordKind.END)
+_pack_record = RECORD.pack
+_pack_open = OPEN.pack
+_pack_meta = msgpack.Packer(autoreset=True).pack
+_NO_HEADERS: dict[str, str] = {}
+
+
+class Streams:
+    """The streams of one end, and the records that they make."""
+
+    __slots__ = (
+        "_chunk_bytes",
+        "_chunking",
+        "_going",
+        "_granting",
+        "_happened",
+        "_last_peer_id",
+        "_late",
+        "_live",
+        "_max_message_bytes",
+        "_most_records",
+        "_next_id",
+        "_opened_here",
+        "_opened_there",
+        "_ours",
+        "_outbox",
+        "_over",
+        "_peer_going",
+        "_pushes",
+        "_starved",
+        "_theirs",
+    )
+
+    def __init__(self, settings: Settings, first_id: int) -> None:
+        self._ours = settings.limits
+        self._theirs: Limits | None = None
+        """What the peer takes; None before the first handshake."""
+        self._chunk_bytes = settings.chunk_bytes
+        self._max_message_bytes = 0
+        self._outbox = Outbox(settings.resend_bytes, settings.resend_records)
+        self._most_records = 2 * (settings.resend_records + self._ours.max_streams)
+        self._live: dict[int, Stream] = {}
+        self._next_id = first_id
+        """Of streams that this end opens: odd for the dialler, even for the acceptor."""
+        self._last_peer_id = 0
+        self._opened_here = 0
+        self._opened_there = 0
+        self._pushes = Stream(PUSHES, True, None, 0, self._ours, self._ours)
+        self._pushes.receiving = False  # only EVENT begins a message on it
+        self._chunking: deque[Stream] = deque()
+        self._starved: dict[Stream, None] = {}
+        """Who waits for room; the stream of pushes stands for whoever opens or pushes."""
+        self._granting: dict[Stream, None] = {}
+        self._happened: list[Event] = []
+        self._going = False
+        """Whether this end takes no further streams."""
+        self._peer_going = False
+        self._over = False
+        self._late = 0
+
+    # --- what is sent -------------------------------------------------------------------------------------------------
+
+    def open(
+        self,
+        target: bytes,
+        topic: str,
+        caller: str,
+        correlation_id: str,
+        attempt: int,
+        headers: Mapping[str, str],
+        deadline: float | None,
+        body: Buffer | None,
+        end: bool,
+        now: float,
+    ) -> Stream | None:
+        """A new stream, with its first message; None: there is no room now, a `Writable` of None follows.
+
+        ``end``: the message is the whole request.  ``body`` None: a request without any message (then ``end`` must be
+        true).  Raises Draining if the peer, or this end, takes no further streams, Overloaded over the peer's
+        max_streams, MessageTooLarge over its max_message_bytes, ConfigurationError for a meta over MAX_META_BYTES,
+        Closed after the end of the session.
+        """
+        outbox = self._outbox
+        theirs = self._theirs
+        if theirs is None or self._going or self._peer_going or self._over or not outbox.room:
+            self._not_opened(topic)
+            return None
+        if self._opened_here >= theirs.max_streams:
+            raise Overloaded(f"{theirs.max_streams} calls are open, the most that the peer takes", topic=topic)
+        meta = _pack_meta((target, topic, caller, correlation_id, attempt, dict(headers) if headers else _NO_HEADERS))
+        if len(meta) > MAX_META_BYTES:
+            raise ConfigurationError(f"what the call to {topic!r} says of itself has {len(meta)} bytes: less headers")
+        ms = NO_DEADLINE if deadline is None else min(max(int((deadline - now) * 1000), 0), NO_DEADLINE - 1)
+        stream = Stream(self._next_id, True, deadline, outbox.next, theirs, self._ours)
+        flags = END_FLAG if end else 0
+        size = 0
+        if body is None:
+            flags |= EMPTY_FLAG
+            body = b""
+        else:
+            size = len(body) if type(body) is bytes else memoryview(body).nbytes
+            if size > self._chunk_bytes:
+                if size > self._max_message_bytes:
+                    raise self._too_large(size, topic)
+                view = memoryview(body).cast("B")
+                body = view[: self._chunk_bytes]
+                stream.rest, stream.rest_end, flags = view[self._chunk_bytes :], end, MORE_FLAG
+                self._chunking.append(stream)
+            stream.send_messages -= 1
+            stream.send_bytes -= size
+        if flags & END_FLAG:
+            stream.sending = False
+            stream.alone = True
+        self._next_id += 2
+        self._opened_here += 1
+        self._live[stream.id] = stream
+        opening = _pack_open(ms, len(meta))
+        length = len(opening) + len(meta) + len(body)
+        outbox.put(b"".join((_pack_record(length, _OPEN, flags, stream.id), opening, meta, body)))
+        return stream
+
+    def send(self, stream: Stream, body: Buffer, end: bool) -> bool:
+        """Whether the message was taken; if not (no credit, or no room), a `Writable` of the stream follows.
+
+        The body must not be changed afterwards.  On a stream that is over it is taken and dropped (`Stats.late`).
+        Raises MessageTooLarge over the peer's max_message_bytes, and ConfigurationError after the end of this
+        direction.
+        """
+        if not stream.sending or stream.rest_end:
+            return self._not_sent(stream)
+        size = len(body) if type(body) is bytes else memoryview(body).nbytes
+        if size > self._max_message_bytes:
+            raise self._too_large(size, None)
+        outbox = self._outbox
+        if not outbox.room:
+            self._starved[stream] = None
+            return False
+        if stream.send_messages < 1 or stream.send_bytes < 1 or stream.rest is not None:
+            stream.waiting = True
+            return False
+        stream.send_messages -= 1
+        stream.send_bytes -= size
+        if size > self._chunk_bytes:
+            stream.rest, stream.rest_end = memoryview(body).cast("B"), end
+            self._chunking.append(stream)
+            return True
+        outbox.put(_pack_record(size, _DATA, end, stream.id) + body)
+        if end:
+            stream.sending = False
+            if not stream.receiving:
+                self._forget(stream)
+        return True
+
+    def finish(self, stream: Stream) -> None:
+        """Ends this direction; always taken."""
+        if not stream.sending:
+            return
+        if stream.rest is not None:
+            stream.rest_end = True
+            return
+        self._outbox.put(_pack_record(0, _END, 0, stream.id))
+        stream.sending = False
+        if not stream.receiving:
+            self._forget(stream)
+
+    def fail(self, stream: Stream, code: int, kind: str, text: str) -> None:
+        """Ends the stream with an error; always taken; what was not sent yet of a message in pieces is dropped."""
+        if not stream.over:
+            self._put_error(stream.id, code, kind, text)
+            self._abandon(stream)
+
+    def cancel(self, stream: Stream, reason: str) -> None:
+        """Ends the stream because nobody wants more of it; always taken.  An OPEN that has not left is taken back."""
+        if stream.over:
+            return
+        if not (stream.alone and self._outbox.take_back(stream.number)):
+            body = cut(reason, MAX_REASON_BYTES)
+            self._outbox.put(_pack_record(len(body), RecordKind.CANCEL, 0, stream.id) + body)
+        self._abandon(stream)
+
+    def grant(self, stream: Stream, messages: int, size: int) -> None:
+        """The reader has consumed so many messages of so many bytes together; the peer may send as many more."""
+        if not stream.receiving:
+            return
+        stream.returned_messages += messages
+        stream.returned_bytes += size
+        ours = self._ours
+        if stream.returned_messages * 2 >= ours.window_messages or stream.returned_bytes * 2 >= ours.window_bytes:
+            self._granting[stream] = None
+
+    def push(self, target: bytes, topic: str, body: Buffer) -> bool:
+        """Whether a message that belongs to no stream was taken; if not, a `Writable` of None follows.
+
+        ``topic`` has at most 255 bytes in UTF-8.  Raises MessageTooLarge, and Closed after the end of the session.
+        """
+        pushes = self._pushes
+        size = len(body) if type(body) is bytes else memoryview(body).nbytes
+        if self._theirs is None or not self._outbox.room:
+            if self._over:
+                raise Closed(f"the session is over: nothing is pushed on {topic!r}")
+            self._starved[pushes] = None
+            return False
+        if size > self._max_message_bytes:
+            raise self._too_large(size, topic)
+        if pushes.send_messages < 1 or pushes.send_bytes < 1 or pushes.rest is not None:
+            pushes.waiting = True
+            return False
+        name = topic.encode()
+        head = EVENT.pack(target, len(name)) + name
+        flags = 0
+        if size > self._chunk_bytes:
+            view = memoryview(body).cast("B")
+            body, pushes.rest, flags = view[: self._chunk_bytes], view[self._chunk_bytes :], MORE_FLAG
+            self._chunking.append(pushes)
+        pushes.send_messages -= 1
+        pushes.send_bytes -= size
+        length = len(head) + len(body)
+        self._outbox.put(b"".join((_pack_record(length, RecordKind.EVENT, flags, PUSHES), head, body)))
+        return True
+
+    def grant_push(self, messages: int, size: int) -> None:
+        """So many pushed messages of so many bytes together have been consumed."""
+        pushes = self._pushes
+        pushes.returned_messages += messages
+        pushes.returned_bytes += size
+        ours = self._ours
+        if pushes.returned_messages * 2 >= ours.push_messages or pushes.returned_bytes * 2 >= ours.push_bytes:
+            self._granting[pushes] = None
+
+    # --- what the rest of the session asks for ------------------------------------------------------------------------
+
+    def _meet(self, theirs: Limits) -> None:
+        """The peer has said what it takes."""
+        self._theirs = theirs
+        self._max_message_bytes = theirs.max_message_bytes
+        pushes = self._pushes
+        pushes.send_bytes, pushes.send_messages = theirs.push_bytes, theirs.push_messages
+        pushes.receive_bytes, pushes.receive_messages = self._ours.push_bytes, self._ours.push_messages
+        self._live[PUSHES] = pushes
+
+    def _put_error(self, stream_id: int, code: int, kind: str, text: str) -> None:
+        what, said = cut(kind, MAX_ERROR_KIND_BYTES), cut(text, MAX_ERROR_TEXT_BYTES)
+        body = ERROR.pack(code, len(what), len(said)) + what + said
+        self._outbox.put(_pack_record(len(body), RecordKind.ERROR, 0, stream_id) + body)
+
+    def _forget(self, stream: Stream) -> None:
+        """Both directions have ended."""
+        del self._live[stream.id]
+        if stream.local:
+            self._opened_here -= 1
+        else:
+            self._opened_there -= 1
+
+    def _abandon(self, stream: Stream) -> None:
+        """The stream is over, whatever was on its way."""
+        stream.sending = stream.receiving = stream.waiting = False
+        if stream.rest is not None:
+            stream.rest = None
+            self._chunking.remove(stream)
+        stream.parts = None
+        self._starved.pop(stream, None)
+        self._granting.pop(stream, None)
+        self._forget(stream)
+
+    def _more(self, room: int) -> list[bytes | memoryview]:
+        """Pieces of long messages in turn, one of each stream, while the frame and the buffer have room."""
+        pieces: list[bytes | memoryview] = []
+        chunking, outbox = self._chunking, self._outbox
+        while chunking and room >= RECORD.size + self._chunk_bytes and outbox.room:
+            head, body = self._next_piece()
+            pieces += (head, body)
+            size = len(head) + len(body)
+            outbox.added(size)
+            room -= size
+        return pieces
+
+    def _next_piece(self) -> tuple[bytes, memoryview]:
+        stream = self._chunking.popleft()
+        rest = stream.rest
+        assert rest is not None
+        piece = rest[: self._chunk_bytes]
+        if len(rest) > len(piece):
+            stream.rest = rest[len(piece) :]
+            self._chunking.append(stream)
+            return _pack_record(len(piece), _DATA, MORE_FLAG, stream.id), piece
+        stream.rest = None
+        flags = 0
+        if stream.rest_end:
+            flags = END_FLAG
+            stream.rest_end = stream.sending = False
+            if not stream.receiving:
+                self._forget(stream)
+        elif stream.waiting:
+            stream.waiting = False
+            self._happened.append(Writable(stream if stream.id else None))
+        return _pack_record(len(piece), _DATA, flags, stream.id), piece
+
+    def _put_credits(self) -> None:
+        """Tells the peer what was consumed here; credits that find no room are told later, in one."""
+        granting, outbox = self._granting, self._outbox
+        while granting and outbox.records < self._most_records:
+            stream, _ = granting.popitem()
+            messages, size = min(stream.returned_messages, _U32), min(stream.returned_bytes, _U32)
+            stream.returned_messages -= messages
+            stream.returned_bytes -= size
+            stream.receive_messages += messages
+            stream.receive_bytes += size
+            stream.alone = False
+            outbox.put(_pack_record(CREDIT.size, RecordKind.CREDIT, 0, stream.id) + CREDIT.pack(messages, size))
+
+    def _wake(self) -> None:
+        """There is room again."""
+        starved = list(self._starved)
+        self._starved.clear()
+        self._happened += [Writable(stream if stream.id else None) for stream in starved]
+
+    def _restate_deadlines(self, now: float) -> None:
+        """Calls that waited for a channel have less time left than when they were made."""
+
+        def restated(stream_id: int, record: bytes) -> bytes:
+            stream = self._live.get(stream_id)
+            if stream is None or stream.deadline is None or not stream.local:
+                return record
+            ms = min(max(int((stream.deadline - now) * 1000), 0), NO_DEADLINE - 1)
+            at = RECORD.size
+            return record[:at] + OPEN.pack(ms, OPEN.unpack_from(record, at)[1]) + record[at + OPEN.size :]
+
+        self._outbox.rewrite(RecordKind.OPEN, restated)
+
+    def _end_all(self) -> None:
+        """The session is over, and with it every stream that anybody has heard of."""
+        handed = self._outbox.handed
+        for stream in self._live.values():
+            stream.sending = stream.receiving = stream.waiting = False
+            stream.rest = stream.parts = None
+            if stream.id and stream.meta is None:
+                self._happened.append(Lost(stream, not stream.local or stream.number < handed))
+        self._live.clear()
+        self._chunking.clear()
+        self._granting.clear()
+        self._starved.clear()
+        self._opened_here = self._opened_there = 0
+
+    def _not_opened(self, topic: str) -> None:
+        if self._over:
+            raise Closed(f"the session is over: no call to {topic!r} is made on it")
+        if self._going or self._peer_going:
+            who = "this end" if self._going else "the peer"
+            raise Draining(f"{who} finishes what runs and takes no further calls", topic=topic)
+        self._starved[self._pushes] = None
+
+    def _not_sent(self, stream: Stream) -> bool:
+        if stream.receiving or stream.rest_end:
+            raise ConfigurationError(f"{stream} was finished: nothing more can be sent on it")
+        self._late += 1
+        return True
+
+    def _too_large(self, size: int, topic: str | None) -> MessageTooLarge:
+        return MessageTooLarge(
+            f"a message of {size} bytes is over the {self._max_message_bytes} that the peer takes: put it into an "
+            "object store and send its key",
+            topic=topic,
+        )
+
+    def _check_peer_acknowledges(self) -> None:
+        """A peer that goes on while it acknowledges nothing would fill what is reserved for the ends of streams."""
+        if self._outbox.records > self._most_records:
+            raise ProtocolError(
+                f"the peer has not acknowledged {self._outbox.records} records, of which at most "
+                f"{self._most_records} may be open"
+            )
+
+
+def cut(text: str, most: int) -> bytes:
+    """The text in UTF-8, cut between two characters."""
+    whole = text.encode("utf-8", "replace")
+    return whole if len(whole) <= most else whole[:most].decode("utf-8", "ignore").encode()
