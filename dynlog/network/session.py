@@ -290,7 +290,7 @@ class Session(Reading):
             or self._pong is not None
         )
 
-    def take(self, max_bytes: int, now: float) -> list[Frame]:
+    def take(self, max_bytes: int) -> list[Frame]:
         """Frames for the channel that is attached, as many as there are up to about ``max_bytes``; hand them over.
 
         After the end of the session: its last word, once, for the channel that was attached then.
@@ -302,7 +302,7 @@ class Session(Reading):
                 self._last_word = None
             return frames
         if self._pong is not None or self._ping_due:
-            self._signs(frames, now)
+            self._signs(frames)
         if self._granting:
             self._put_credits()
         outbox = self._outbox
@@ -536,14 +536,13 @@ class Session(Reading):
         elif kind < IGNORABLE:
             raise ProtocolError(f"a frame of {len(frame)} bytes is of kind {kind}, which has no place here")
 
-    def _signs(self, frames: list[Frame], now: float) -> None:
+    def _signs(self, frames: list[Frame]) -> None:
         if self._pong is not None:
             frames.append((PING.pack(FrameKind.PONG, self._pong),))
             self._pong = None
         if self._ping_due:
             frames.append((PING.pack(FrameKind.PING, self._pings),))
             self._ping_due = False
-            self._ping_at = now
 
     def _damage(self, generation: int, error: ProtocolError, now: float) -> None:
         self._happened.append(ChannelFailed(generation, error))
