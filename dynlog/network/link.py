@@ -250,11 +250,11 @@ class Link:
     def _flush(self) -> None:
         self._scheduled = False
         session = self.session
-        port, now = self._port, self.loop.time()
+        port = self._port
         if port is not None and self._writable:
             send = port.channel.send
             while session.wants_write:
-                frames = session.take(TAKE_BYTES, now)
+                frames = session.take(TAKE_BYTES)
                 if not frames:
                     break
                 if not send(frames):
@@ -363,7 +363,7 @@ class Link:
     def _over(self, error: Exception | None) -> None:
         # The last word leaves on whatever carried the session.
         if self._port is not None and self.session.wants_write:
-            self._port.channel.send(self.session.take(TAKE_BYTES, self.loop.time()))
+            self._port.channel.send(self.session.take(TAKE_BYTES))
         self._port = None
         if self._timer is not None:
             self._timer.cancel()
