@@ -91,7 +91,7 @@ class BucketRegistry:
         if not member.entity.is_collection:
             lease = await self._leases.grant(self._ttl_s, owner=str(member.entity), timeout=timeout)
             member = replace(member, entity=member.entity.in_life(lease.token))
-        place = BucketPlace(self._bucket, self._leases, lease, member, timeout)
+        place = BucketPlace(self._bucket, self._leases, lease, member, timeout, self._left)
         if lease is not None:
             self._places[member.entity] = place
         try:
@@ -137,6 +137,10 @@ class BucketRegistry:
                     case Ready():
                         self._ready.set()
 
+    def _left(self, place: BucketPlace) -> None:
+        if self._places.get(place.member.entity) is place:
+            del self._places[place.member.entity]
+
     async def ready(self, timeout: float) -> None:
         """Returns once all that the bucket had at the beginning is in the view."""
         async with asyncio.timeout(timeout):
@@ -178,12 +182,21 @@ _NOBODY: tuple[int, DynamoEntityID | None] = (-1, None)
 class BucketPlace:
     """See `Place`."""
 
-    def __init__(self, bucket: Bucket, leases: Leases, lease: HeldLease | None, member: Member, timeout: float) -> None:
+    def __init__(
+        self,
+        bucket: Bucket,
+        leases: Leases,
+        lease: HeldLease | None,
+        member: Member,
+        timeout: float,
+        left: Callable[[BucketPlace], None],
+    ) -> None:
         self.member = member
         self.revision = -1
         self.over = asyncio.Event()
         self.reason: DynlogError | None = None
         self._bucket, self._leases, self._lease, self._timeout = bucket, leases, lease, timeout
+        self._left = left
         self._watching = None if lease is None else asyncio.create_task(self._until_lost(lease))
 
     async def _until_lost(self, lease: HeldLease) -> None:
@@ -240,6 +253,7 @@ class BucketPlace:
         )  # fmt: skip
 
     async def leave(self) -> None:
+        self._left(self)
         if self._watching is not None:
             self._watching.cancel()
             with suppress(asyncio.CancelledError):
