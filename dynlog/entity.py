@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache, total_ordering
 from hashlib import sha256
@@ -38,7 +38,7 @@ _KINDS = {kind.value: kind for kind in EntityType}
 
 
 @total_ordering
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class DynamoEntityID:
     """Names one entity; equal, hashed and ordered by its id alone, whatever name, children or life it is shown with.
 
@@ -50,7 +50,7 @@ class DynamoEntityID:
     id: int
     entity_type: EntityType
     name: str | None = None
-    children: tuple[DynamoEntityID, ...] = field(default=(), repr=False)
+    children: tuple[DynamoEntityID, ...] = ()
     incarnation: int = 0
 
     def __post_init__(self) -> None:
@@ -143,6 +143,9 @@ class DynamoEntityID:
         named = self.name is not None and id_of_name(self.name) == self.id
         what = self.name if named else (f"{self.name}=" if self.name else "") + f"0x{self.id:032x}"
         return f"{self.entity_type.value}:{what}" + (f"#{self.incarnation}" if self.incarnation else "")
+
+    def __repr__(self) -> str:
+        return f"<{self}>"
 
     def __eq__(self, other: object) -> bool:
         return self.id == other.id if isinstance(other, DynamoEntityID) else NotImplemented

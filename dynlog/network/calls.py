@@ -7,7 +7,6 @@ It ends in a reply or raises one of: `HandlerFailed` (what the handler raised), 
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
@@ -15,6 +14,7 @@ from types import MappingProxyType, TracebackType
 from typing import Protocol, Self
 
 from dynlog.entity import DynamoEntityID
+from dynlog.network.locating import this_process
 from dynlog.record import Buffer
 from dynlog.timing import Deadline
 
@@ -22,8 +22,7 @@ MAX_TOPIC_BYTES = 249
 MAX_HEADERS = 64
 MAX_HEADERS_BYTES = 16 << 10
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
-# Unlike any other process's, and a number: a fifth of the price of a random id for each call.
-_PROCESS = secrets.token_hex(8)
+# With the process's own text before it, a number does: a fifth of the price of a random id for each call.
 _COUNT = count()
 
 
@@ -37,7 +36,7 @@ class Call:
     caller: DynamoEntityID
     headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
     """They travel to the handler and on to the calls that it makes: trace id, tenant, priority."""
-    correlation_id: str = field(default_factory=lambda: f"{_PROCESS}-{next(_COUNT):x}")
+    correlation_id: str = field(default_factory=lambda: f"{this_process()}-{next(_COUNT):x}")
     attempt: int = 1
 
 

@@ -6,7 +6,8 @@ close one together the later in the log is left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from dynlog.errors import ConfigurationError
 MAX_PARENTS = 64
 MAX_ADDRESSES = 32
 MAX_INTERESTS = 4096
+REMEMBERED_EDGES = 65_536
 
 
 class Interest(NamedTuple):
@@ -52,6 +54,15 @@ class Member:
                 raise ConfigurationError(f"{self.entity} cannot belong to {parent}: only a collection has members")
 
 
+class _Past(NamedTuple):
+    """An edge that is no longer: it was there from ``since`` on, and at ``until`` no more."""
+
+    child: DynamoEntityID
+    parent: DynamoEntityID
+    since: int
+    until: int
+
+
 class Hierarchy:
     """All members as of one offset."""
 
@@ -60,26 +71,31 @@ class Hierarchy:
         self.broken: dict[DynamoEntityID, str] = {}
         """Why an edge of that entity was not taken."""
         self._members: dict[DynamoEntityID, Member] = {}
-        self._parents: dict[DynamoEntityID, dict[DynamoEntityID, None]] = {}
-        self._children: dict[DynamoEntityID, dict[DynamoEntityID, None]] = {}
+        self._parents: dict[DynamoEntityID, dict[DynamoEntityID, int]] = {}
+        """With the offset from which on each edge is there."""
+        self._children: dict[DynamoEntityID, dict[DynamoEntityID, int]] = {}
+        self._past: deque[_Past] = deque(maxlen=REMEMBERED_EDGES)
 
     def put(self, member: Member, offset: int) -> None:
         """The entity is there, or says something else than before."""
         entity = member.entity
-        self._unlink(entity)
+        earlier = self._parents.get(entity, {})
+        kept = {parent: earlier[parent] for parent in member.parents if parent in earlier}
+        self._unlink(entity, offset, kept)
         self.broken.pop(entity, None)
         self._members[entity] = member
         for parent in member.parents:
             if parent == entity or self.is_below(parent, entity):
                 self.broken[entity] = f"{parent} belongs to {entity} already: they would contain each other"
                 continue
-            self._parents.setdefault(entity, {})[parent] = None
-            self._children.setdefault(parent, {})[entity] = None
+            since = kept.get(parent, offset)
+            self._parents.setdefault(entity, {})[parent] = since
+            self._children.setdefault(parent, {})[entity] = since
         self.offset = offset
 
     def remove(self, entity: DynamoEntityID, offset: int) -> None:
         """The entity is gone."""
-        self._unlink(entity)
+        self._unlink(entity, offset, {})
         self.broken.pop(entity, None)
         self._members.pop(entity, None)
         self.offset = offset
@@ -107,6 +123,22 @@ class Hierarchy:
     def is_below(self, entity: DynamoEntityID, other: DynamoEntityID) -> bool:
         """Whether it belongs to the other, directly or not."""
         return any(above == other for above in self.above(entity))
+
+    def was_below(self, entity: DynamoEntityID, other: DynamoEntityID, offset: int) -> bool:
+        """Whether it was the other, or belonged to it, at that offset; the last 65,536 edges that ended count."""
+        seen = {entity}
+        queue = [entity]
+        while queue:
+            child = queue.pop()
+            if child == other:
+                return True
+            parents = [parent for parent, since in self._parents.get(child, {}).items() if since <= offset]
+            parents += [edge.parent for edge in self._past if edge.child == child and edge.since <= offset < edge.until]
+            for parent in parents:
+                if parent not in seen:
+                    seen.add(parent)
+                    queue.append(parent)
+        return False
 
     def instances(self, entity: DynamoEntityID) -> list[Member]:
         """The instances that belong to a collection, by id; of an instance itself, if it is there."""
@@ -150,16 +182,18 @@ class Hierarchy:
         for child in self._children.get(entity, ()):
             yield from (parent for parent in self._parents.get(child, ()) if parent == entity)
 
-    def _unlink(self, entity: DynamoEntityID) -> None:
-        for parent in self._parents.pop(entity, ()):
+    def _unlink(self, entity: DynamoEntityID, offset: int, kept: Mapping[DynamoEntityID, int]) -> None:
+        for parent, since in self._parents.pop(entity, {}).items():
             children = self._children[parent]
             del children[entity]
             if not children:
                 del self._children[parent]
+            if parent not in kept:
+                self._past.append(_Past(entity, parent, since, offset))
 
     @staticmethod
     def _walk(
-        start: DynamoEntityID, edges: dict[DynamoEntityID, dict[DynamoEntityID, None]]
+        start: DynamoEntityID, edges: dict[DynamoEntityID, dict[DynamoEntityID, int]]
     ) -> Iterator[DynamoEntityID]:
         seen = {start}
         queue = [start]
