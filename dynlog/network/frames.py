@@ -96,6 +96,8 @@ BYE = Struct(">BH")
 
 NO_DEADLINE = 0xFFFFFFFF
 MAX_META_BYTES = 24 << 10
+MAX_TEXT = 1024
+"""Of the caller and of the correlation id, in characters."""
 MAX_REASON_BYTES = 1 << 10
 MAX_ERROR_KIND_BYTES = 255
 MAX_ERROR_TEXT_BYTES = 4 << 10

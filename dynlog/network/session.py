@@ -306,8 +306,9 @@ class Session(Reading):
         if self._granting:
             self._put_credits()
         outbox = self._outbox
-        most = min(self._max_frame_bytes, MAX_BATCH_BYTES)
+        limit = min(self._max_frame_bytes, MAX_BATCH_BYTES)
         while max_bytes > 0:
+            most = min(limit, max(max_bytes, MIN_FRAME_BYTES))
             chunking = bool(self._chunking)
             if not outbox.ready and not chunking:
                 break

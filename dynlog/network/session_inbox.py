@@ -23,6 +23,7 @@ from dynlog.network.frames import (
     EVENT,
     IGNORABLE,
     MAX_META_BYTES,
+    MAX_TEXT,
     MORE_FLAG,
     NO_DEADLINE,
     OPEN,
@@ -54,7 +55,6 @@ _unpackb = msgpack.unpackb
 _new = tuple.__new__
 _OPEN, _DATA = int(RecordKind.OPEN), int(RecordKind.DATA)
 _RECORD_SIZE = RECORD.size
-_MAX_TEXT = 1024
 
 
 class Violation(ProtocolError):
@@ -325,8 +325,8 @@ def _meta(raw: bytes, number: int) -> Meta:
         or type(attempt) is not int
         or type(headers) is not dict
         or len(topic) > MAX_TOPIC_BYTES
-        or len(caller) > _MAX_TEXT
-        or len(correlation_id) > _MAX_TEXT
+        or len(caller) > MAX_TEXT
+        or len(correlation_id) > MAX_TEXT
         or attempt < 1
     ):
         raise Violation(f"OPEN of record {number}: its meta {str(said)[:200]} is not as docs/protocol.md says")

@@ -144,6 +144,13 @@ class Outbox:
         sent = self._sent
         while sent and sent[0][0] <= received:
             self.held -= len(sent.popleft()[1])
+        if received > self._first:  # the peer got from an old channel what was made ready for a new one
+            known = self.ready[: received - self._first]
+            del self.ready[: len(known)]
+            size = sum(map(len, known))
+            self.ready_bytes -= size
+            self.held -= size
+            self._first = received
 
     def rewind(self, received: int) -> None:
         """Makes ready again what the peer has not got, for a new channel; its old batches are gone."""

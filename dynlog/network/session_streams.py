@@ -12,6 +12,7 @@ import msgpack
 
 from dynlog.call_errors import Draining, MessageTooLarge, Overloaded, ProtocolError
 from dynlog.errors import Closed, ConfigurationError
+from dynlog.network.calls import MAX_HEADERS, MAX_TOPIC_BYTES
 from dynlog.network.frames import (
     CREDIT,
     EMPTY_FLAG,
@@ -22,6 +23,7 @@ from dynlog.network.frames import (
     MAX_ERROR_TEXT_BYTES,
     MAX_META_BYTES,
     MAX_REASON_BYTES,
+    MAX_TEXT,
     MORE_FLAG,
     NO_DEADLINE,
     OPEN,
@@ -116,8 +118,8 @@ class Streams:
 
         ``end``: the message is the whole request.  ``body`` None: a request without any message (then ``end`` must be
         true).  Raises Draining if the peer, or this end, takes no further streams, Overloaded over the peer's
-        max_streams, MessageTooLarge over its max_message_bytes, ConfigurationError for a meta over MAX_META_BYTES,
-        Closed after the end of the session.
+        max_streams, MessageTooLarge over its max_message_bytes, ConfigurationError for what no peer would take (an id
+        that is not of 16 bytes, too long a topic, too many headers), Closed after the end of the session.
         """
         outbox = self._outbox
         theirs = self._theirs
@@ -126,9 +128,23 @@ class Streams:
             return None
         if self._opened_here >= theirs.max_streams:
             raise Overloaded(f"{theirs.max_streams} calls are open, the most that the peer takes", topic=topic)
-        meta = _pack_meta((target, topic, caller, correlation_id, attempt, dict(headers) if headers else _NO_HEADERS))
-        if len(meta) > MAX_META_BYTES:
-            raise ConfigurationError(f"what the call to {topic!r} says of itself has {len(meta)} bytes: less headers")
+        said = _plain(headers) if headers else _NO_HEADERS
+        try:
+            meta = _pack_meta((target, topic, caller, correlation_id, attempt, said))
+        except ValueError as error:
+            raise ConfigurationError(f"the call to {topic!r} says of itself what is no UTF-8: {error}") from None
+        if (
+            len(meta) > MAX_META_BYTES
+            or len(target) != 16
+            or len(topic) > MAX_TOPIC_BYTES
+            or len(caller) > MAX_TEXT
+            or len(correlation_id) > MAX_TEXT
+            or attempt < 1
+        ):
+            raise ConfigurationError(
+                f"the call to {topic[:40]!r} cannot be made: {len(meta)} bytes of headers and names, an id of "
+                f"{len(target)} bytes, a topic of {len(topic)}, attempt {attempt}"
+            )
         ms = NO_DEADLINE if deadline is None else min(max(int((deadline - now) * 1000), 0), NO_DEADLINE - 1)
         stream = Stream(self._next_id, True, deadline, outbox.next, theirs, self._ours)
         flags = END_FLAG if end else 0
@@ -230,13 +246,14 @@ class Streams:
     def push(self, target: bytes, topic: str, body: Buffer) -> bool:
         """Whether a message that belongs to no stream was taken; if not, a `Writable` of None follows.
 
-        ``topic`` has at most 255 bytes in UTF-8.  Raises MessageTooLarge, and Closed after the end of the session.
+        ``target`` is an id of 16 bytes, ``topic`` has at most MAX_TOPIC_BYTES in UTF-8.  Raises MessageTooLarge,
+        ConfigurationError, and Closed after the end of the session.
         """
         pushes = self._pushes
         size = len(body) if type(body) is bytes else memoryview(body).nbytes
+        if self._over:
+            raise Closed(f"the session is over: nothing is pushed on {topic!r}")
         if self._theirs is None or not self._outbox.room:
-            if self._over:
-                raise Closed(f"the session is over: nothing is pushed on {topic!r}")
             self._starved[pushes] = None
             return False
         if size > self._max_message_bytes:
@@ -245,6 +262,8 @@ class Streams:
             pushes.waiting = True
             return False
         name = topic.encode()
+        if len(name) > MAX_TOPIC_BYTES or len(target) != 16:
+            raise ConfigurationError(f"a push on a topic of {len(name)} bytes to an id of {len(target)}: see `push`")
         head = EVENT.pack(target, len(name)) + name
         flags = 0
         if size > self._chunk_bytes:
@@ -408,6 +427,13 @@ class Streams:
                 f"the peer has not acknowledged {self._outbox.records} records, of which at most "
                 f"{self._most_records} may be open"
             )
+
+
+def _plain(headers: Mapping[str, str]) -> dict[str, str]:
+    """As they can travel; the peer would end the session over others."""
+    if len(headers) > MAX_HEADERS or not all(type(k) is str and type(v) is str for k, v in headers.items()):
+        raise ConfigurationError(f"headers are at most {MAX_HEADERS} texts by name, not {dict(headers)!r:.200}")
+    return dict(headers)
 
 
 def cut(text: str, most: int) -> bytes:
