@@ -201,7 +201,7 @@ def _body(frame: Buffer) -> Mapping[str, Any]:
     try:
         said = msgpack.unpackb(frame[HEAD.size :], use_list=False)
     except (ValueError, msgpack.UnpackException) as error:
-        raise ProtocolError(f"the {len(frame) - HEAD.size} bytes of a handshake are no msgpack: {error}") from None
+        raise ProtocolError(f"the {len(frame) - HEAD.size} bytes of a handshake are no msgpack: {error!r}") from None
     if type(said) is not dict:
         raise ProtocolError(f"a handshake carries a {type(said).__name__}: a map is needed")
     return said

@@ -94,6 +94,7 @@ class Reading(Streams):
             count -= skipped
         live = self._live
         append = events.append
+        max_message_bytes = self._ours.max_message_bytes
         try:
             for _ in range(count):
                 length, kind, flags, stream_id = _unpack_record(frame, at)
@@ -111,6 +112,8 @@ class Reading(Streams):
                         stream.receive_messages -= 1
                         if stream.receive_messages < 0 or stream.receive_bytes < 1 or not stream.receiving:
                             raise self._uncredited(stream)
+                        if length > max_message_bytes:
+                            raise self._too_long(stream, length)
                         stream.receive_bytes -= length
                         if flags:
                             stream.receiving = False
@@ -165,7 +168,10 @@ class Reading(Streams):
             most = min(stop - at, MAX_META_BYTES)
             raise Violation(f"OPEN of record {number}: a meta of {meta_size} bytes, of which at most {most} can be")
         if stream_id <= self._last_peer_id or stream_id & 1 == self._dialler:
-            raise Violation(f"record {number} opens stream {stream_id}: the peer's next is over {self._last_peer_id}")
+            kind = "even" if self._dialler else "odd"
+            raise Violation(
+                f"record {number} opens stream {stream_id}: an {kind} number over {self._last_peer_id} is needed"
+            )
         meta = _meta(frame[at:body_at], number)
         body = frame[body_at:stop]
         self._last_peer_id = stream_id
@@ -178,6 +184,8 @@ class Reading(Streams):
         self._live[stream_id] = stream
         self._opened_there += 1
         if flags == END_FLAG:
+            if len(body) > self._ours.max_message_bytes:
+                raise self._too_long(stream, len(body))
             stream.receiving = False
             events.append(_new(Opened, (stream, meta, body, True)))
         elif flags & EMPTY_FLAG:
@@ -212,9 +220,7 @@ class Reading(Streams):
         stream.receive_bytes -= len(body)
         stream.parts_bytes += len(body)
         if stream.parts_bytes > self._ours.max_message_bytes:
-            raise Violation(
-                f"{stream}: a message of {stream.parts_bytes} bytes or more, of {self._ours.max_message_bytes} allowed"
-            )
+            raise self._too_long(stream, stream.parts_bytes)
         stream.parts.append(body)
         if flags & MORE_FLAG:
             return
@@ -299,6 +305,9 @@ class Reading(Streams):
         pushes.meta = (target, _utf8(body[EVENT.size : at], number))
         self._piece(pushes, flags, body[at:], events)
 
+    def _too_long(self, stream: Stream, size: int) -> Violation:
+        return Violation(f"{stream}: a message of {size} bytes or more, of {self._ours.max_message_bytes} allowed")
+
     def _uncredited(self, stream: Stream) -> Violation:
         if not stream.receiving:
             return Violation(f"{stream}: a message after the end of the peer's direction")
@@ -312,7 +321,7 @@ def _meta(raw: bytes, number: int) -> Meta:
     try:
         said: Any = _unpackb(raw, use_list=False)
     except (ValueError, msgpack.UnpackException) as error:
-        raise Violation(f"OPEN of record {number}: its meta of {len(raw)} bytes is no msgpack: {error}") from None
+        raise Violation(f"OPEN of record {number}: its meta of {len(raw)} bytes is no msgpack: {error!r}") from None
     if type(said) is not tuple or len(said) < 6:
         raise Violation(f"OPEN of record {number}: its meta is no array of 6 values")
     target, topic, caller, correlation_id, attempt, headers = said if len(said) == 6 else said[:6]

@@ -80,4 +80,5 @@ class Stream:
         return not self.sending and not self.receiving
 
     def __repr__(self) -> str:
-        return f"<Stream {self.id} opened {'here' if self.local else 'by the peer'}>"
+        what = "opened here" if self.local else "opened by the peer"
+        return f"<Stream {self.id} {what if self.id else 'of pushed messages'}>"
