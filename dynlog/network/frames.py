@@ -91,8 +91,8 @@ ERROR = Struct(">HBH")
 """ERROR: code, length of the kind, length of the text; both follow in UTF-8."""
 PING = Struct(">BQ")
 """PING, PONG: kind, token of whoever asked."""
-BYE = Struct(">BH")
-"""BYE: kind, length of the reason that follows in UTF-8."""
+BYE = Struct(">BBH")
+"""BYE: kind, 1 if the other end broke the protocol else 0, length of the reason that follows in UTF-8."""
 
 NO_DEADLINE = 0xFFFFFFFF
 MAX_META_BYTES = 24 << 10

@@ -254,7 +254,7 @@ class Session(Reading):
             else:
                 self._sign(frame, now)
         except Violation as error:
-            self._end(error, f"protocol error: {error}")
+            self._end(error, str(error), say=True)
         except ProtocolError as error:
             self._damage(generation, error, now)
         self._happened = []
@@ -362,7 +362,8 @@ class Session(Reading):
             self._pending = None
         if self._active is None:
             if now >= self._lost_at + settings.resume_within:
-                self._end(WireBroken(f"no channel to the peer for {settings.resume_within} s: the session is over"), "")
+                reason = f"no channel to the peer for {settings.resume_within} s: the session is over"
+                self._end(WireBroken(reason), reason, say=False)
             return self.events()
         if now >= self._ack_at:
             self._ack_now = True
@@ -394,7 +395,7 @@ class Session(Reading):
 
     def close(self, reason: str, now: float) -> list[Event]:
         """Ends the session at once: `Lost` for every stream, then `SessionOver`; `take` gives a last word."""
-        self._end(None, reason)
+        self._end(None, reason, say=True)
         return self.events()
 
     @property
@@ -474,7 +475,7 @@ class Session(Reading):
         refused = HandshakeRefused(f"the peer refused: {answer.text}", code=answer.code)
         self._happened.append(ChannelFailed(generation, refused))
         if answer.code not in ("stale", "busy"):
-            self._end(refused, "")
+            self._end(refused, answer.text, say=False)
 
     def _welcomed(self, welcome: Welcome, generation: int, max_frame_bytes: int, now: float) -> None:
         resumed = self.peer is not None
@@ -531,9 +532,14 @@ class Session(Reading):
                 self._ping_at = inf
                 self._happened.append(Answered(self._round_trip))
         elif kind == FrameKind.BYE:
-            if len(frame) < BYE.size or len(frame) != BYE.size + BYE.unpack_from(frame)[1]:
+            if len(frame) < BYE.size:
                 raise damaged("BYE", len(frame), BYE.size)
-            self._end(None, "")
+            _, broken, size = BYE.unpack_from(frame)
+            if len(frame) != BYE.size + size:
+                raise damaged("BYE", len(frame), BYE.size + size)
+            reason = frame[BYE.size :].decode(errors="replace")
+            error = ProtocolError(f"the peer ended the session, as it could not follow: {reason}") if broken else None
+            self._end(error, reason, say=False)
         elif kind < IGNORABLE:
             raise ProtocolError(f"a frame of {len(frame)} bytes is of kind {kind}, which has no place here")
 
@@ -551,7 +557,7 @@ class Session(Reading):
         self._damaged_at = self._received
         self._detach(now)
         if self._damaged >= MAX_DAMAGED_CHANNELS:
-            self._end(error, "")
+            self._end(error, str(error), say=False)
 
     def _detach(self, now: float) -> None:
         self._active = None
@@ -560,17 +566,17 @@ class Session(Reading):
         self._ack_now = self._ping_due = False
         self._pong = None
 
-    def _end(self, error: Exception | None, last_word: str) -> None:
+    def _end(self, error: Exception | None, reason: str, *, say: bool) -> None:
         if self._over:
             return
         self._over = True
         self._end_all()
         self._pong, self._ping_due, self._ack_now = None, False, False
-        if last_word and self._active is not None:
-            reason = cut(last_word, MAX_REASON_BYTES)
-            self._last_word = BYE.pack(FrameKind.BYE, len(reason)) + reason
+        if say and self._active is not None:
+            text = cut(reason, MAX_REASON_BYTES)
+            self._last_word = BYE.pack(FrameKind.BYE, error is not None, len(text)) + text
         self._active = self._pending = None
-        self._happened.append(SessionOver(error))
+        self._happened.append(SessionOver(error, reason))
 
     def _check_drained(self, events: list[Event]) -> None:
         if self._over or self._opened_here or self._opened_there or self._outbox.records or self._chunking:

@@ -135,6 +135,8 @@ class SessionOver(NamedTuple):
 
     error: Exception | None
     """None if either end closed it on purpose."""
+    reason: str = ""
+    """What was said about it, here or there."""
 
 
 Event: TypeAlias = (

@@ -245,6 +245,8 @@ class Reading(Streams):
         """Every record but OPEN and DATA."""
         if kind >= IGNORABLE:
             return
+        if stream_id and kind in (RecordKind.EVENT, RecordKind.GOAWAY):
+            raise Violation(f"record {number} of kind {kind} is for stream {stream_id}: it belongs to none")
         if kind == RecordKind.EVENT:
             self._pushed(flags, body, number, events)
             return
@@ -314,6 +316,7 @@ class Reading(Streams):
         return Violation(f"{stream}: a message for which the peer had no credit")
 
 
+_META_TYPES = [bytes, str, str, str, int, dict]
 _ON_STREAMS = frozenset({RecordKind.END, RecordKind.ERROR, RecordKind.CANCEL, RecordKind.CREDIT})
 
 
@@ -322,28 +325,26 @@ def _meta(raw: bytes, number: int) -> Meta:
         said: Any = _unpackb(raw, use_list=False)
     except (ValueError, msgpack.UnpackException) as error:
         raise Violation(f"OPEN of record {number}: its meta of {len(raw)} bytes is no msgpack: {error!r}") from None
-    if type(said) is not tuple or len(said) < 6:
-        raise Violation(f"OPEN of record {number}: its meta is no array of 6 values")
-    target, topic, caller, correlation_id, attempt, headers = said if len(said) == 6 else said[:6]
+    if type(said) is tuple and len(said) > len(_META_TYPES):
+        said = said[: len(_META_TYPES)]
+    if type(said) is not tuple or [*map(type, said)] != _META_TYPES:
+        raise Violation(f"OPEN of record {number}: its meta {str(said)[:200]} is not as docs/protocol.md says")
+    target, topic, caller, correlation_id, attempt, headers = said
     if (
-        type(target) is not bytes
-        or len(target) != 16
-        or type(topic) is not str
-        or type(caller) is not str
-        or type(correlation_id) is not str
-        or type(attempt) is not int
-        or type(headers) is not dict
-        or len(topic) > MAX_TOPIC_BYTES
-        or len(caller) > MAX_TEXT
-        or len(correlation_id) > MAX_TEXT
+        len(target) != 16
         or attempt < 1
+        or (
+            len(raw) > MAX_TOPIC_BYTES  # else none of the texts can be too long
+            and (len(topic.encode()) > MAX_TOPIC_BYTES or len(caller) > MAX_TEXT or len(correlation_id) > MAX_TEXT)
+        )
     ):
         raise Violation(f"OPEN of record {number}: its meta {str(said)[:200]} is not as docs/protocol.md says")
     if headers and (
         len(headers) > MAX_HEADERS or not all(type(k) is str and type(v) is str for k, v in headers.items())
     ):
         raise Violation(f"OPEN of record {number}: its headers are not at most {MAX_HEADERS} texts by name")
-    return Meta(target, topic, caller, correlation_id, attempt, headers) if len(said) > 6 else _new(Meta, said)
+    meta: Meta = _new(Meta, said)
+    return meta
 
 
 def _error(body: bytes, number: int) -> tuple[int, str, str]:

@@ -134,18 +134,17 @@ class Streams:
         except ValueError as error:
             raise ConfigurationError(f"the call to {topic!r} says of itself what is no UTF-8: {error}") from None
         if (
-            len(meta) > MAX_META_BYTES
-            or len(target) != 16
-            or len(topic) > MAX_TOPIC_BYTES
-            or len(caller) > MAX_TEXT
-            or len(correlation_id) > MAX_TEXT
+            len(target) != 16
             or attempt < 1
+            or (len(meta) > MAX_TOPIC_BYTES and _too_long(meta, topic, caller, correlation_id))
         ):
             raise ConfigurationError(
                 f"the call to {topic[:40]!r} cannot be made: {len(meta)} bytes of headers and names, an id of "
                 f"{len(target)} bytes, a topic of {len(topic)}, attempt {attempt}"
             )
-        ms = NO_DEADLINE if deadline is None else min(max(int((deadline - now) * 1000), 0), NO_DEADLINE - 1)
+        ms = NO_DEADLINE if deadline is None else int((deadline - now) * 1000)
+        if not 0 <= ms <= NO_DEADLINE:
+            ms = 0 if ms < 0 else NO_DEADLINE
         stream = Stream(self._next_id, True, deadline, outbox.next, theirs, self._ours)
         flags = END_FLAG if end else 0
         size = 0
@@ -427,6 +426,15 @@ class Streams:
                 f"the peer has not acknowledged {self._outbox.records} records, of which at most "
                 f"{self._most_records} may be open"
             )
+
+
+def _too_long(meta: bytes, topic: str, caller: str, correlation_id: str) -> bool:
+    return (
+        len(meta) > MAX_META_BYTES
+        or len(topic.encode()) > MAX_TOPIC_BYTES
+        or len(caller) > MAX_TEXT
+        or len(correlation_id) > MAX_TEXT
+    )
 
 
 def _plain(headers: Mapping[str, str]) -> dict[str, str]:

@@ -188,6 +188,7 @@ def explained(frame: bytes) -> list[list[str]]:
         number(8, "token")
     elif kind == 7:
         take(1, "BYE")
+        number(1, "why")
         take(number(2, "length of reason"), "reason")
     else:
         take(1, "BATCH")

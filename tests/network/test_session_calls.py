@@ -288,15 +288,27 @@ def test_closing_ends_every_stream_at_both_ends(pair: Pair) -> None:
     pair.settle()
     unsent = pair.open(name="never left")
     pair.told(DIALLER, pair.dialler.close("enough", pair.now))
-    assert pair.events[DIALLER] == [Lost(stream, True), Lost(unsent, False), SessionOver(None)]
+    assert pair.events[DIALLER] == [Lost(stream, True), Lost(unsent, False), SessionOver(None, "enough")]
     frames = pair.dialler.take(1 << 20)
     pair.arrive(pair.wires[1], ACCEPTOR, b"".join(frames[0]))
-    assert pair.events[ACCEPTOR][1:] == [Lost(pair.served(), True), SessionOver(None)]
+    assert pair.events[ACCEPTOR][1:] == [Lost(pair.served(), True), SessionOver(None, "enough")]
     with pytest.raises(Closed):
         pair.open()
     with pytest.raises(Closed):
         pair.dialler.push(TARGET, "t", b"")
     assert not pair.dialler.wants_write
+
+
+def test_a_call_of_which_only_a_part_came_is_not_told_to_be_lost() -> None:
+    pair = Pair(Settings())
+    pair.connect()
+    pair.clear()
+    pair.open(b"x" * (1 << 20))
+    pair.move(DIALLER, 1)
+    pair.deliver(pair.wires[1], ACCEPTOR)
+    assert pair.session(ACCEPTOR).stats().streams == 1
+    pair.told(ACCEPTOR, pair.session(ACCEPTOR).close("", pair.now))
+    assert pair.events[ACCEPTOR] == [SessionOver(None, "")]
 
 
 def test_nothing_is_opened_before_the_first_handshake_and_whoever_waits_is_told() -> None:

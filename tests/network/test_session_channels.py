@@ -320,7 +320,7 @@ def test_a_wrong_token_is_refused_and_ends_the_session() -> None:
     assert isinstance(failed, ChannelFailed)
     assert isinstance(failed.error, HandshakeRefused)
     assert failed.error.code == "token"
-    assert over == SessionOver(failed.error)
+    assert over == SessionOver(failed.error, "the token is missing or wrong")
 
 
 HELLO = Hello(b"s" * 16, 1, False, 0, HERE, Limits(), wanted=THERE.entity, token=b"secret")
@@ -425,9 +425,12 @@ def test_records_that_may_not_be_ignored_end_the_session(pair: Pair, record: byt
     event = pair.events[ACCEPTOR][-1]
     assert isinstance(event, SessionOver)
     assert "not known" in str(event.error)
-    answer = b"".join(pair.session(ACCEPTOR).take(1 << 20)[0])
-    assert answer[0] == FrameKind.BYE
-    assert b"not known" in answer
+    (answer,) = pair.session(ACCEPTOR).take(1 << 20)
+    pair.arrive(pair.wires[1], DIALLER, b"".join(answer))
+    told = pair.events[DIALLER][-1]
+    assert isinstance(told, SessionOver)
+    assert isinstance(told.error, ProtocolError)
+    assert "not known" in str(told.error)
 
 
 def test_an_answer_that_is_no_answer_fails_the_channel() -> None:
