@@ -1,0 +1,317 @@
+"""``zmq://host:port``: frames over ZMQ, a ROUTER that listens and a DEALER for each channel that is dialled.
+
+ZMQ reconnects and drops behind one's back; here a DEALER never reconnects, a ROUTER says when nobody is there, and
+packets are numbered: what is lost ends the channel.  No call blocks the loop: sockets are read and written until they say no.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+
+import zmq
+
+from dynlog.adapters.wires.packets import Kind, PacketChannel, read_packet, write_packet
+from dynlog.adapters.zmq_wait import BURST, harden
+from dynlog.call_errors import ProtocolError, WireBroken, WireUnavailable
+from dynlog.errors import Closed, ConfigurationError, DeadlineExceeded
+from dynlog.url import Url, parse_url, read_options
+from dynlog.wire import Accept, Channel, Receiver
+
+MAX_PACKET_BYTES = 1 << 20
+HWM = 1024
+"""Above the window of a channel, so that a queue of ZMQ's never fills."""
+HEARTBEAT_S = 5.0
+LINGER_MS = 1000
+_LOST = (
+    zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_CONNECT_RETRIED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)  # fmt: skip
+
+Parts = list[bytes]
+
+
+class ZmqWire:
+    """See `dynlog.wire.Wire`."""
+
+    def __init__(self) -> None:
+        self._context = zmq.Context()
+        self._listeners: list[ZmqListener] = []
+        self._dialled: dict[_Dialled, None] = {}
+        self._closed = False
+
+    async def listen(self, address: str, accept: Accept) -> ZmqListener:
+        self._check()
+        url = _parsed(address)
+        socket = _socket(self._context, zmq.ROUTER)
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        try:
+            socket.bind(f"tcp://{_host(url)}:{url.port or '*'}")
+        except zmq.ZMQError as error:
+            socket.close()
+            raise WireUnavailable(f"{url} cannot be listened at: {error}") from None
+        port = bytes(socket.getsockopt(zmq.LAST_ENDPOINT)).rstrip(b"\0").decode().rpartition(":")[2]
+        listener = ZmqListener(f"zmq://{_host(url)}:{port}", socket, accept)
+        self._listeners.append(listener)
+        return listener
+
+    async def connect(self, address: str, receiver: Callable[[Channel], Receiver], *, timeout: float) -> PacketChannel:
+        self._check()
+        url = _parsed(address)
+        if not url.port:
+            raise ConfigurationError(f"{url}: a port from 1 to 65535 is needed to dial")
+        dialled = _Dialled(self._context, str(url), receiver, self._dialled)
+        try:
+            async with asyncio.timeout(timeout):
+                dialled.start(f"tcp://{_host(url)}:{url.port}")
+                await dialled.accepted
+        except TimeoutError:
+            dialled.channel.abort()
+            raise DeadlineExceeded(f"{timeout:g} s were not enough to reach {url}: does a dynlog listen?") from None
+        except WireBroken as error:
+            raise WireUnavailable(f"{url} cannot be reached: {error}") from None
+        except BaseException:
+            dialled.channel.abort()
+            raise
+        return dialled.channel
+
+    def _check(self) -> None:
+        if self._closed:
+            raise Closed("the wire zmq:// was closed")
+
+    async def close(self) -> None:
+        self._closed = True
+        overs = []
+        for listener in self._listeners:
+            await listener.close()
+            overs += listener.end()
+        for dialled in list(self._dialled):
+            dialled.channel.close()
+            overs.append(dialled.channel.over)
+        if overs:
+            await asyncio.wait(overs)
+        for listener in self._listeners:
+            listener.free()
+        # Goodbyes may still be leaving: the context waits for them, at most the linger, and not in this thread.
+        await asyncio.get_running_loop().run_in_executor(None, self._context.term)
+
+
+class _Pump:
+    """One ZMQ socket in the loop: reads until there is nothing, writes until there is no room."""
+
+    def __init__(self, socket: zmq.Socket[bytes], read: Callable[[Parts], None]) -> None:
+        self.socket = socket
+        self._read = read
+        self._out: deque[Parts] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._fd = int(socket.getsockopt(zmq.FD))
+        self._scheduled = False
+        self._closed = False
+        self._loop.add_reader(self._fd, self._schedule)
+        self._schedule()
+
+    def send(self, parts: Parts) -> None:
+        """Sends as soon as there is room; raises ZMQError if ROUTER knows nobody of that name."""
+        if self._closed:
+            return
+        if self._out or not self._sent(parts):
+            self._out.append(parts)  # bounded: a window of packets for each channel
+        # Whatever touches the socket may swallow the edge that its descriptor had for a message.
+        self._schedule()
+
+    def close(self) -> None:
+        """Closes the socket; what was sent may leave still."""
+        if not self._closed:
+            self._closed = True
+            self._loop.remove_reader(self._fd)
+            self.socket.close()
+
+    def _sent(self, parts: Parts) -> bool:
+        try:
+            self.socket.send_multipart(parts, zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        return True
+
+    def _schedule(self) -> None:
+        if not self._scheduled and not self._closed:
+            self._scheduled = True
+            self._loop.call_soon(self._run)
+
+    def _run(self) -> None:
+        self._scheduled = False
+        for _ in range(BURST):
+            if self._closed:
+                return
+            try:
+                self._read(self.socket.recv_multipart(zmq.NOBLOCK))
+            except zmq.Again:
+                break
+        else:
+            self._schedule()
+        while self._out and not self._closed:
+            with suppress(zmq.ZMQError):  # nobody of that name any more: its channel is told by the next send
+                if not self._sent(self._out[0]):
+                    break
+            self._out.popleft()
+
+
+class ZmqListener:
+    """A ROUTER and the channels over it."""
+
+    def __init__(self, address: str, socket: zmq.Socket[bytes], accept: Accept) -> None:
+        self.address = address
+        self._socket, self._accept = socket, accept
+        self._open = True
+        self._channels: dict[bytes, PacketChannel] = {}
+        self._pump = _Pump(socket, self._came)
+
+    def _came(self, parts: Parts) -> None:
+        if len(parts) != 2:
+            return  # no dynlog says that
+        name, data = parts
+        channel = self._channels.get(name)
+        try:
+            packet = read_packet(data)
+        except ProtocolError as error:
+            if channel is not None:
+                channel.broke(str(error))
+            return
+        if channel is not None:
+            channel.received(packet)
+        elif packet.kind == Kind.OPEN and self._open:
+            self._begin(name)
+
+    def _begin(self, name: bytes) -> None:
+        channel = PacketChannel(
+            "zmq", f"{self.address} {name.hex()[-8:]}", MAX_PACKET_BYTES,
+            lambda packet: self._send(name, packet), lambda _: self._forget(name),
+        )  # fmt: skip
+        self._channels[name] = channel
+        self._send(name, write_packet(Kind.ACCEPT, 0, 0))
+        channel.begin(self._accept)
+
+    def _forget(self, name: bytes) -> None:
+        self._channels.pop(name, None)
+
+    def _send(self, name: bytes, packet: bytes) -> None:
+        try:
+            self._pump.send([name, packet])
+        except zmq.ZMQError as error:
+            why = "nobody is there any more" if error.errno == errno.EHOSTUNREACH else str(error)
+            if (channel := self._channels.pop(name, None)) is not None:
+                asyncio.get_running_loop().call_soon(channel.broke, why)
+
+    async def close(self) -> None:
+        # The port stays taken while channels go on over it: ZMQ has one socket for both.
+        self._open = False
+        if not self._channels:
+            self.free()
+
+    def end(self) -> list[asyncio.Future[None]]:
+        """Closes every channel; the futures are done when they are over."""
+        channels = list(self._channels.values())
+        for channel in channels:
+            channel.close()
+        return [channel.over for channel in channels]
+
+    def free(self) -> None:
+        """Gives the port back."""
+        self._pump.close()
+
+
+class _Dialled:
+    """A DEALER and its channel."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        peer: str,
+        receiver: Callable[[Channel], Receiver],
+        everybody: dict[_Dialled, None],
+    ) -> None:
+        self.accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._socket = _socket(context, zmq.DEALER)
+        self._socket.setsockopt(zmq.RECONNECT_IVL, -1)
+        self._receiver, self._everybody = receiver, everybody
+        self._pump: _Pump | None = None
+        self._monitor: _Pump | None = None
+        self.channel = PacketChannel("zmq", peer, MAX_PACKET_BYTES, self._send, self._ended)
+        everybody[self] = None
+
+    def start(self, endpoint: str) -> None:
+        """Connects and asks for a channel."""
+        watched = self._socket.get_monitor_socket(_LOST)
+        self._monitor = _Pump(watched, self._happened)
+        self._pump = _Pump(self._socket, self._came)
+        self._socket.connect(endpoint)
+        self._send(write_packet(Kind.OPEN, 0, 0))
+
+    def _send(self, packet: bytes) -> None:
+        if self._pump is not None:
+            self._pump.send([packet])
+
+    def _came(self, parts: Parts) -> None:
+        try:
+            packet = read_packet(parts[0])
+        except ProtocolError as error:
+            self.channel.broke(str(error))
+            return
+        if self.accepted.done():
+            self.channel.received(packet)
+        elif packet.kind == Kind.ACCEPT:
+            self.channel.begin(self._receiver)
+            self.accepted.set_result(None)
+
+    def _happened(self, parts: Parts) -> None:
+        # What came before the connection was lost is read first.
+        assert self._pump is not None
+        self._pump._run()
+        self.channel.broke("the connection was lost" if self.accepted.done() else "nobody answers there")
+
+    def _ended(self, channel: PacketChannel) -> None:
+        self._everybody.pop(self, None)
+        if not self.accepted.done():
+            self.accepted.set_exception(WireBroken("nobody answers there"))
+            self.accepted.exception()
+        # Not within a callback of the very socket.
+        asyncio.get_running_loop().call_soon(self._free)
+
+    def _free(self) -> None:
+        if self._monitor is not None:
+            self._socket.disable_monitor()
+            self._monitor.close()
+            self._monitor = None
+        if self._pump is not None:
+            self._pump.close()
+        else:
+            self._socket.close()
+
+
+def make_wire() -> ZmqWire:
+    """A wire over ZMQ."""
+    return ZmqWire()
+
+
+def _socket(context: zmq.Context[zmq.Socket[bytes]], kind: int) -> zmq.Socket[bytes]:
+    socket: zmq.Socket[bytes] = context.socket(kind)
+    harden(socket, heartbeat_s=HEARTBEAT_S, receive_hwm=HWM)
+    socket.setsockopt(zmq.SNDHWM, HWM)
+    socket.setsockopt(zmq.LINGER, LINGER_MS)
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_PACKET_BYTES + 4096)
+    return socket
+
+
+def _host(url: Url) -> str:
+    return f"[{url.host}]" if ":" in url.host else url.host
+
+
+def _parsed(address: str) -> Url:
+    url = parse_url(address)
+    read_options(url, {})
+    if url.scheme != "zmq" or not url.host or url.port is None or url.path.strip("/") or url.user:
+        raise ConfigurationError(f"{url} is no address of this wire: zmq://host:port is")
+    return url
