@@ -1,7 +1,7 @@
 """``zmq://host:port``: frames over ZMQ, a ROUTER that listens and a DEALER for each channel that is dialled.
 
 ZMQ reconnects and drops behind one's back; here a DEALER never reconnects, a ROUTER says when nobody is there, and
-packets are numbered: what is lost ends the channel.  No call blocks the loop: sockets are read and written until they say no.
+packets are numbered: what is lost ends the channel.  No call blocks the loop: a socket is used until it says no.
 """
 
 from __future__ import annotations
