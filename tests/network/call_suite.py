@@ -331,9 +331,10 @@ class StreamSuite(CallBackend):
     async def test_a_request_whose_messages_fail_is_cancelled_and_its_caller_gets_the_failure(
         self, place: Path
     ) -> None:
-        over = asyncio.Event()
+        begun, over = asyncio.Event(), asyncio.Event()
 
         async def total(request: Request) -> Buffer:
+            begun.set()
             try:
                 return b"%d" % len([message async for message in request.messages()])
             finally:
@@ -341,6 +342,7 @@ class StreamSuite(CallBackend):
 
         async def broken() -> AsyncIterator[Buffer]:
             yield b"1"
+            await soon(begun)  # what has not left is taken back, and never begun
             raise RuntimeError("the tokenizer died")
 
         async with self.peer(place, total=total) as peer:

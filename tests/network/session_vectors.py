@@ -125,7 +125,7 @@ class Talk:
             elif isinstance(value, Exception):
                 said[name] = str(value)
             elif name == "meta":
-                said[name] = {**value._asdict(), "target": value.target.hex()}
+                said[name] = {**value._asdict(), "target": value.target.hex(), "headers": dict(value.headers)}
             elif name != "seconds":
                 said[name] = value
         if isinstance(event, Opened):
@@ -204,7 +204,9 @@ def explained(frame: bytes) -> list[list[str]]:
             end = at + length
             if record == "OPEN":
                 number(4, "remaining ms")
-                meta = number(2, "length of meta")
+                number(2, "attempt")
+                name, meta = number(2, "length of correlation id"), number(2, "length of meta")
+                take(name, "correlation id")
                 take(meta, f"msgpack {_shown(msgpack.unpackb(frame[at : at + meta]))}")
             elif record == "EVENT":
                 take(16, "target")

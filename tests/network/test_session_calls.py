@@ -328,6 +328,7 @@ def test_nothing_is_opened_before_the_first_handshake_and_whoever_waits_is_told(
         (TARGET, "t" * 250, {}, 1),
         (b"short", "t", {}, 1),
         (TARGET, "t", {}, 0),
+        (TARGET, "t", {}, 1 << 16),
     ],
 )
 def test_a_call_that_the_peer_would_end_the_session_over_is_refused_here(

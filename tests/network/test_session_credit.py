@@ -8,6 +8,7 @@ import pytest
 
 from dynlog.network.frames import BATCH, RECORD, Code, FrameKind, RecordKind
 from dynlog.network.session_events import Failed, Message, Opened, Pushed, SessionOver, Writable
+from dynlog.network.session_meta import write_meta
 from dynlog.network.session_stream import Stream
 from tests.network.session_pair import ACCEPTOR, DIALLER, SMALL, TARGET, Pair
 
@@ -192,8 +193,7 @@ def test_a_peer_over_max_streams_is_told_that_nothing_was_begun(pair: Pair) -> N
 def test_a_peer_that_acknowledges_nothing_is_given_up(pair: Pair) -> None:
     number = 0
     while pair.session(ACCEPTOR).active is not None and number < 10_000:
-        meta = b"\x96\xc4\x10" + TARGET + b"\xa1t\xa0\xa1c\x01\x80"
-        body = b"\xff\xff\xff\xff" + len(meta).to_bytes(2, "big") + meta
+        body = write_meta(TARGET, "t", "", "c", 1, {}, None)
         record = RECORD.pack(len(body), RecordKind.OPEN, 1, 2 * number + 1) + body
         pair.arrive(pair.wires[1], ACCEPTOR, BATCH.pack(FrameKind.BATCH, 1, number, 0) + record)
         event = pair.events[ACCEPTOR][-1]
