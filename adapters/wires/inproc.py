@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -13,6 +14,7 @@ from dynlog.wire import HIGH_WATER_BYTES, Accept, Channel, Frame, Receiver
 
 MAX_FRAME_BYTES = 1 << 20
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*")
 _PLACES: dict[str, InprocListener] = {}
 
 
@@ -178,6 +180,6 @@ def make_wire() -> InprocWire:
 
 def _name(address: str) -> str:
     scheme, _, name = address.partition("://")
-    if scheme != "inproc" or not name or not name.isprintable() or "?" in name:
+    if scheme != "inproc" or not _NAME.fullmatch(name):
         raise ConfigurationError(f"{address!r} is no address of this wire: inproc://name is")
     return name

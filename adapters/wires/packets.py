@@ -26,7 +26,7 @@ HEAD = struct.Struct("<BQQI")
 _CRC_AT = 17
 _LENGTH = struct.Struct("<I")
 WINDOW_PACKETS = 256
-WINDOW_BYTES = 8 << 20
+WINDOW_BYTES = 4 << 20
 LINGER_S = 5.0
 """How long a closed channel may take to get rid of what was handed over."""
 

@@ -145,6 +145,8 @@ class SseListener:
             overs.append(channel.packets.over)
         if overs:
             await asyncio.wait(overs, timeout=LINGER_S)
+        for channel in list(self._app.channels.values()):
+            channel.free()
         task, self._task = self._task, None
         self._server.should_exit = True
         try:

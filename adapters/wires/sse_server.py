@@ -19,12 +19,12 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import parse_qs
 
-from dynlog.adapters.wires.packets import PacketChannel, read_packet
+from dynlog.adapters.wires.packets import LINGER_S, PacketChannel, read_packet
 from dynlog.call_errors import ProtocolError
 from dynlog.wire import Accept
 
 MAX_PACKET_BYTES = 256 << 10
-MAX_POST_BYTES = 4 << 20
+MAX_POST_BYTES = 1 << 20
 MAX_KEPT = 2048
 """Events that a client has not said to have: a window of packets and as many acknowledgements, with room to spare."""
 HEARTBEAT_S = 5.0
@@ -177,7 +177,7 @@ class ServedChannel:
             gone.cancel()
             if turn == self._listeners and not self._over:
                 self._timer = self._loop.call_later(RESUME_S, self._abandoned)
-            elif self._over:
+            elif turn == self._listeners:
                 self._forget()
 
     def _transmit(self, packet: bytes) -> None:
@@ -189,6 +189,11 @@ class ServedChannel:
         self._events.append(b64encode(packet))
         self._more.set()
 
+    def free(self) -> None:
+        """Nothing is waited for any longer."""
+        if self._timer is not None:
+            self._timer.cancel()
+
     def _abandoned(self) -> None:
         self._timer = None
         self.packets.broke(f"nobody asked for its events for {RESUME_S:g} s")
@@ -197,9 +202,10 @@ class ServedChannel:
     def _ended(self, _: PacketChannel) -> None:
         self._over = True
         self._more.set()
+        # Its last word waits for a client that is just coming back.
         if self._timer is not None:
             self._timer.cancel()
-            self._forget()
+            self._timer = self._loop.call_later(LINGER_S, self._forget)
 
 
 _STREAM = [

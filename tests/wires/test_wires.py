@@ -1,0 +1,78 @@
+"""The wire suite on all six wires."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from dynlog.testing.kinds import RunningServer
+from tests.wires.wire_suite import WireSuite
+
+
+class TestInproc(WireSuite):
+    scheme = "inproc"
+
+    def address(self, tmp_path: Path) -> str:
+        return f"inproc://{uuid4().hex}"
+
+    nowhere = address
+
+
+class TestUds(WireSuite):
+    scheme = "uds"
+
+    def address(self, tmp_path: Path) -> str:
+        tmp_path.mkdir(exist_ok=True)
+        return f"uds://{tmp_path}/{uuid4().hex[:6]}"
+
+    nowhere = address
+
+
+class TestTcp(WireSuite):
+    scheme = "tcp"
+
+    def address(self, tmp_path: Path) -> str:
+        return "tcp://127.0.0.1:0"
+
+    def nowhere(self, tmp_path: Path) -> str:
+        return "tcp://127.0.0.1:1"
+
+
+class TestZmq(WireSuite):
+    scheme = "zmq"
+    sees_death = False
+    frees_at_close = False
+
+    def address(self, tmp_path: Path) -> str:
+        return "zmq://127.0.0.1:0"
+
+    def nowhere(self, tmp_path: Path) -> str:
+        return "zmq://127.0.0.1:1"
+
+
+class TestSse(WireSuite):
+    scheme = "sse"
+    sees_death = False
+    frees_at_close = False
+
+    def address(self, tmp_path: Path) -> str:
+        return "sse://127.0.0.1:0/dynlog"
+
+    def nowhere(self, tmp_path: Path) -> str:
+        return "sse://127.0.0.1:1/dynlog"
+
+
+class TestNats(WireSuite):
+    scheme = "nats"
+    sees_death = False
+
+    @pytest.fixture(autouse=True)
+    def _server(self, nats_server: RunningServer) -> None:
+        self.nats = nats_server.url
+
+    def address(self, tmp_path: Path) -> str:
+        return f"{self.nats}/dynlog.{uuid4().hex}"
+
+    nowhere = address
