@@ -81,8 +81,9 @@ BATCH = Struct(">BIQQ")
 """BATCH: kind, count of records, number of the first, number of the next record that its sender waits for."""
 RECORD = Struct(">IBBQ")
 """Record: length of its body, kind, flags, stream."""
-OPEN = Struct(">IH")
-"""OPEN: remaining ms (NO_DEADLINE: none), length of the msgpack'd meta that follows, before the first message."""
+OPEN = Struct(">IHHH")
+"""OPEN: remaining ms (NO_DEADLINE: none), attempt, lengths of correlation id and msgpack'd meta, which follow; then the
+first message."""
 EVENT = Struct(">16sB")
 """EVENT: id of the target, length of the topic that follows, before the message."""
 CREDIT = Struct(">II")
@@ -97,10 +98,14 @@ BYE = Struct(">BBH")
 NO_DEADLINE = 0xFFFFFFFF
 MAX_META_BYTES = 24 << 10
 MAX_TEXT = 1024
-"""Of the caller and of the correlation id, in characters."""
+"""Of the caller and of the correlation id, in bytes."""
 MAX_REASON_BYTES = 1 << 10
 MAX_ERROR_KIND_BYTES = 255
 MAX_ERROR_TEXT_BYTES = 4 << 10
+
+
+class Violation(ProtocolError):
+    """The peer said what no peer may say, in a whole frame: another channel would not help, so the session ends."""
 
 
 def damaged(what: str, have: int, need: int) -> ProtocolError:

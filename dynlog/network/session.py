@@ -11,7 +11,18 @@ from math import inf
 
 from dynlog.call_errors import HandshakeRefused, ProtocolError, WireBroken
 from dynlog.errors import ConfigurationError
-from dynlog.network.frames import BATCH, BYE, IGNORABLE, MAX_REASON_BYTES, PING, RECORD, FrameKind, RecordKind, damaged
+from dynlog.network.frames import (
+    BATCH,
+    BYE,
+    IGNORABLE,
+    MAX_REASON_BYTES,
+    PING,
+    RECORD,
+    FrameKind,
+    RecordKind,
+    Violation,
+    damaged,
+)
 from dynlog.network.session_events import (
     Answered,
     Attached,
@@ -31,7 +42,7 @@ from dynlog.network.session_handshake import (
     write_refusal,
     write_welcome,
 )
-from dynlog.network.session_inbox import Reading, Violation
+from dynlog.network.session_inbox import Reading
 from dynlog.network.session_settings import MIN_FRAME_BYTES, Limits, Settings
 from dynlog.network.session_streams import cut
 from dynlog.record import Buffer
@@ -39,6 +50,7 @@ from dynlog.wire import Frame
 
 MAX_BATCH_BYTES = 256 << 10
 """Longer batches gain nothing, and make the peer wait for their last byte before it sees the first record."""
+_BATCH = int(FrameKind.BATCH)
 MAX_DAMAGED_CHANNELS = 3
 """So many channels in a row that brought damage and no record end the session."""
 
@@ -83,6 +95,7 @@ class Session(Reading):
     __slots__ = (
         "_ack_at",
         "_ack_bytes",
+        "_ack_delay",
         "_ack_now",
         "_ack_records",
         "_active",
@@ -95,7 +108,7 @@ class Session(Reading):
         "_heard",
         "_last_word",
         "_lost_at",
-        "_max_frame_bytes",
+        "_most_bytes",
         "_old_frames",
         "_pending",
         "_ping_at",
@@ -141,7 +154,7 @@ class Session(Reading):
         """The generation of the channel that carries the session."""
         self._pending: tuple[int, int, float] | None = None
         """A channel in its handshake: generation, max_frame_bytes, since when."""
-        self._max_frame_bytes = 0
+        self._most_bytes = MIN_FRAME_BYTES
         self._lost_at = now
         """Since when there is no channel."""
         self._heard = now
@@ -154,6 +167,7 @@ class Session(Reading):
         """The token of a PING that wants its answer."""
         self._round_trip: float | None = None
         self._ack_records, self._ack_bytes = settings.limits.ack_records, settings.limits.ack_bytes
+        self._ack_delay = settings.ack_delay
         self._ack_at = inf
         self._ack_now = False
         self._unacked_from = 0
@@ -238,17 +252,14 @@ class Session(Reading):
         if type(frame) is not bytes:
             frame = bytes(frame)
         try:
-            if frame[:1] == b"\x04":
+            if frame and frame[0] == _BATCH:
                 self._batch(frame, now, events)
                 self._unacked_bytes += len(frame)
-                if self._received != self._unacked_from:
-                    if self._ack_at == inf:
-                        self._ack_at = now + self._settings.ack_delay
-                    if (
-                        self._received - self._unacked_from >= self._ack_records
-                        or self._unacked_bytes >= self._ack_bytes
-                    ):
-                        self._ack_now = True
+                came = self._received - self._unacked_from
+                if came >= self._ack_records or self._unacked_bytes >= self._ack_bytes:
+                    self._ack_now = came > 0
+                elif came and self._ack_at == inf:
+                    self._ack_at = now + self._ack_delay
                 if self._outbox.next - self._outbox.acked > self._most_records:
                     raise Violation(f"the peer acknowledges nothing: {self._outbox.records} records wait for it")
             else:
@@ -306,23 +317,22 @@ class Session(Reading):
         if self._granting:
             self._put_credits()
         outbox = self._outbox
-        limit = min(self._max_frame_bytes, MAX_BATCH_BYTES)
-        while max_bytes > 0:
-            most = min(limit, max(max_bytes, MIN_FRAME_BYTES))
-            chunking = bool(self._chunking)
-            if not outbox.ready and not chunking:
-                break
-            frame = outbox.batch(self._received, most, self._more if chunking else None)
+        while max_bytes > 0 and (outbox.ready or self._chunking):
+            most = self._most_bytes
+            if max_bytes < most:
+                most = max(max_bytes, MIN_FRAME_BYTES)
+            frame = outbox.batch(self._received, most, self._more if self._chunking else None)
             if frame is None:
                 break
             frames.append((frame,))
             max_bytes -= len(frame)
-            self._told()
-        if outbox.ready and self._chunking and outbox.room:
+            if self._received != self._unacked_from:
+                self._told()
+        if self._chunking and outbox.ready and outbox.room:
             head, body = self._next_piece()  # so that long messages get on, however many short ones there are
             outbox.put(head + body)
         if self._ack_now:
-            frames.append((BATCH.pack(FrameKind.BATCH, 0, outbox.handed, self._received),))
+            frames.append((BATCH.pack(_BATCH, 0, outbox.first, self._received),))
             self._told()
         return frames
 
@@ -494,7 +504,7 @@ class Session(Reading):
         if self._active is not None:
             self._happened.append(Released(self._active))
         self._active = generation
-        self._max_frame_bytes = max_frame_bytes
+        self._most_bytes = min(max_frame_bytes, MAX_BATCH_BYTES)
         self._channels += 1
         self._heard = now
         self._reading = True

@@ -7,12 +7,8 @@ ends the session.  A stream that is over here gets what is still on its way to i
 from __future__ import annotations
 
 from struct import error as StructError
-from typing import Any
-
-import msgpack
 
 from dynlog.call_errors import ProtocolError
-from dynlog.network.calls import MAX_HEADERS, MAX_TOPIC_BYTES
 from dynlog.network.frames import (
     BATCH,
     CREDIT,
@@ -22,14 +18,12 @@ from dynlog.network.frames import (
     ERROR,
     EVENT,
     IGNORABLE,
-    MAX_META_BYTES,
-    MAX_TEXT,
     MORE_FLAG,
     NO_DEADLINE,
-    OPEN,
     RECORD,
     Code,
     RecordKind,
+    Violation,
     damaged,
 )
 from dynlog.network.session_events import (
@@ -39,26 +33,20 @@ from dynlog.network.session_events import (
     Failed,
     GoingAway,
     Message,
-    Meta,
     Opened,
     Pushed,
     Writable,
 )
+from dynlog.network.session_meta import read_meta
 from dynlog.network.session_settings import Settings
 from dynlog.network.session_stream import Stream
 from dynlog.network.session_streams import PUSHES, Streams
 
 _unpack_batch = BATCH.unpack_from
 _unpack_record = RECORD.unpack_from
-_unpack_open = OPEN.unpack_from
-_unpackb = msgpack.unpackb
 _new = tuple.__new__
 _OPEN, _DATA = int(RecordKind.OPEN), int(RecordKind.DATA)
 _RECORD_SIZE = RECORD.size
-
-
-class Violation(ProtocolError):
-    """The peer said what no peer may say, in a whole frame: another channel would not help."""
 
 
 class Reading(Streams):
@@ -159,20 +147,12 @@ class Reading(Streams):
     def _opening(
         self, stream_id: int, flags: int, frame: bytes, at: int, stop: int, number: int, now: float, events: list[Event]
     ) -> None:
-        if stop - at < OPEN.size:
-            raise Violation(f"OPEN of record {number}: {stop - at} bytes are there and {OPEN.size} are needed")
-        ms, meta_size = _unpack_open(frame, at)
-        at += OPEN.size
-        body_at = at + meta_size
-        if body_at > stop or meta_size > MAX_META_BYTES:
-            most = min(stop - at, MAX_META_BYTES)
-            raise Violation(f"OPEN of record {number}: a meta of {meta_size} bytes, of which at most {most} can be")
         if stream_id <= self._last_peer_id or stream_id & 1 == self._dialler:
-            kind = "even" if self._dialler else "odd"
+            parity = "even" if self._dialler else "odd"
             raise Violation(
-                f"record {number} opens stream {stream_id}: an {kind} number over {self._last_peer_id} is needed"
+                f"record {number} opens stream {stream_id}: an {parity} number above {self._last_peer_id} is needed"
             )
-        meta = _meta(frame[at:body_at], number)
+        ms, meta, body_at = read_meta(frame, at, stop, number)
         body = frame[body_at:stop]
         self._last_peer_id = stream_id
         if self._going or self._opened_there >= self._ours.max_streams:
@@ -316,35 +296,7 @@ class Reading(Streams):
         return Violation(f"{stream}: a message for which the peer had no credit")
 
 
-_META_TYPES = [bytes, str, str, str, int, dict]
 _ON_STREAMS = frozenset({RecordKind.END, RecordKind.ERROR, RecordKind.CANCEL, RecordKind.CREDIT})
-
-
-def _meta(raw: bytes, number: int) -> Meta:
-    try:
-        said: Any = _unpackb(raw, use_list=False)
-    except (ValueError, msgpack.UnpackException) as error:
-        raise Violation(f"OPEN of record {number}: its meta of {len(raw)} bytes is no msgpack: {error!r}") from None
-    if type(said) is tuple and len(said) > len(_META_TYPES):
-        said = said[: len(_META_TYPES)]
-    if type(said) is not tuple or [*map(type, said)] != _META_TYPES:
-        raise Violation(f"OPEN of record {number}: its meta {str(said)[:200]} is not as docs/protocol.md says")
-    target, topic, caller, correlation_id, attempt, headers = said
-    if (
-        len(target) != 16
-        or attempt < 1
-        or (
-            len(raw) > MAX_TOPIC_BYTES  # else none of the texts can be too long
-            and (len(topic.encode()) > MAX_TOPIC_BYTES or len(caller) > MAX_TEXT or len(correlation_id) > MAX_TEXT)
-        )
-    ):
-        raise Violation(f"OPEN of record {number}: its meta {str(said)[:200]} is not as docs/protocol.md says")
-    if headers and (
-        len(headers) > MAX_HEADERS or not all(type(k) is str and type(v) is str for k, v in headers.items())
-    ):
-        raise Violation(f"OPEN of record {number}: its headers are not at most {MAX_HEADERS} texts by name")
-    meta: Meta = _new(Meta, said)
-    return meta
 
 
 def _error(body: bytes, number: int) -> tuple[int, str, str]:

@@ -15,19 +15,21 @@ from dynlog.network.frames import BATCH, RECORD, FrameKind, RecordKind
 
 NOTHING = RECORD.pack(0, 0x80, 0, 0)
 """A record that every peer skips; it stands where one was taken back, so that the numbers stay."""
+_BATCH, _BATCH_SIZE = int(FrameKind.BATCH), BATCH.size
+_pack_batch = BATCH.pack
 
 
 class Outbox:
     """The records of one end, in the order of their numbers."""
 
     __slots__ = (
-        "_first",
         "_max_bytes",
         "_max_records",
         "_sent",
         "acked",
         "batches",
         "bytes_sent",
+        "first",
         "handed",
         "held",
         "next",
@@ -41,7 +43,7 @@ class Outbox:
         self._max_records = max_records
         self._sent: deque[tuple[int, bytes]] = deque()
         """Batches that left: the number after their last record, and the frame."""
-        self._first = 0
+        self.first = 0
         """The number of the first record in ``ready``."""
         self.ready: list[bytes] = []
         self.ready_bytes = 0
@@ -82,8 +84,8 @@ class Outbox:
         """Makes nothing of a record that was never handed to a channel; False: it was."""
         if number < self.handed:
             return False
-        saved = len(self.ready[number - self._first]) - len(NOTHING)
-        self.ready[number - self._first] = NOTHING
+        saved = len(self.ready[number - self.first]) - len(NOTHING)
+        self.ready[number - self.first] = NOTHING
         self.ready_bytes -= saved
         self.held -= saved
         return True
@@ -94,35 +96,40 @@ class Outbox:
         ``more`` is asked for further records within so many bytes, and puts them by `added` itself.
         """
         ready = self.ready
-        if BATCH.size + self.ready_bytes <= most:
-            count = len(ready)
-            pieces: list[bytes | memoryview] = [b"", *ready]
-            self.ready = []
+        if BATCH.size + self.ready_bytes > most:
+            return self._part(received, most)
+        if more is not None:
             left = most - BATCH.size - self.ready_bytes
-            self.ready_bytes = 0
-            if more is not None:
-                before = self.next
-                pieces += more(left)
-                count += self.next - before
-            if not count:
+            self.ready, self.ready_bytes = [], 0
+            pieces = [*ready, *more(left)]
+            if not pieces:
                 return None
-        else:
-            size = BATCH.size
-            count = 0
-            for record in ready:
-                size += len(record)
-                if size > most:
-                    break
-                count += 1
-            pieces = [b"", *ready[:count]]
-            del ready[:count]
-            self.ready_bytes -= sum(map(len, pieces))
-        first = self._first
-        self._first = end = first + count
-        pieces[0] = BATCH.pack(FrameKind.BATCH, count, first, received)
-        frame = b"".join(pieces)
+            return self._leaves(received, self.next - self.first, b"".join(pieces))
+        if not ready:
+            return None
+        count = len(ready)
+        self.ready, self.ready_bytes = [], 0
+        return self._leaves(received, count, ready[0] if count == 1 else b"".join(ready))
+
+    def _part(self, received: int, most: int) -> bytes:
+        """As many of the records that are ready as fit."""
+        count, size = 0, BATCH.size
+        for record in self.ready:
+            size += len(record)
+            if size > most:
+                break
+            count += 1
+        records = b"".join(self.ready[:count])
+        del self.ready[:count]
+        self.ready_bytes -= len(records)
+        return self._leaves(received, count, records)
+
+    def _leaves(self, received: int, count: int, records: bytes) -> bytes:
+        first = self.first
+        self.first = end = first + count
+        frame = _pack_batch(_BATCH, count, first, received) + records
         self._sent.append((end, frame))
-        self.held += BATCH.size
+        self.held += _BATCH_SIZE
         if end > self.handed:
             self.handed = end
         self.batches += 1
@@ -144,13 +151,13 @@ class Outbox:
         sent = self._sent
         while sent and sent[0][0] <= received:
             self.held -= len(sent.popleft()[1])
-        if received > self._first:  # the peer got from an old channel what was made ready for a new one
-            known = self.ready[: received - self._first]
+        if received > self.first:  # the peer got from an old channel what was made ready for a new one
+            known = self.ready[: received - self.first]
             del self.ready[: len(known)]
             size = sum(map(len, known))
             self.ready_bytes -= size
             self.held -= size
-            self._first = received
+            self.first = received
 
     def rewind(self, received: int) -> None:
         """Makes ready again what the peer has not got, for a new channel; its old batches are gone."""
@@ -160,7 +167,7 @@ class Outbox:
             count = BATCH.unpack_from(frame)[1]
             again += islice(_records(frame), max(self.acked - (end - count), 0), None)
         self._sent.clear()
-        self._first = self.acked
+        self.first = self.acked
         self.resent += len(again)
         self.ready = again + self.ready
         self.ready_bytes = self.held = sum(map(len, self.ready))

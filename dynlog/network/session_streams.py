@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 
-import msgpack
-
 from dynlog.call_errors import Draining, MessageTooLarge, Overloaded, ProtocolError
 from dynlog.errors import Closed, ConfigurationError
-from dynlog.network.calls import MAX_HEADERS, MAX_TOPIC_BYTES
+from dynlog.network.calls import MAX_TOPIC_BYTES
 from dynlog.network.frames import (
     CREDIT,
     EMPTY_FLAG,
@@ -21,16 +19,13 @@ from dynlog.network.frames import (
     EVENT,
     MAX_ERROR_KIND_BYTES,
     MAX_ERROR_TEXT_BYTES,
-    MAX_META_BYTES,
     MAX_REASON_BYTES,
-    MAX_TEXT,
     MORE_FLAG,
-    NO_DEADLINE,
-    OPEN,
     RECORD,
     RecordKind,
 )
 from dynlog.network.session_events import Event, Lost, Writable
+from dynlog.network.session_meta import restated, write_meta
 from dynlog.network.session_outbox import Outbox
 from dynlog.network.session_settings import Limits, Settings
 from dynlog.network.session_stream import Stream
@@ -41,9 +36,6 @@ PUSHES = 0
 _U32 = (1 << 32) - 1
 _OPEN, _DATA, _END = int(RecordKind.OPEN), int(RecordKind.DATA), int(RecordKind.END)
 _pack_record = RECORD.pack
-_pack_open = OPEN.pack
-_pack_meta = msgpack.Packer(autoreset=True).pack
-_NO_HEADERS: dict[str, str] = {}
 
 
 class Streams:
@@ -128,27 +120,15 @@ class Streams:
             return None
         if self._opened_here >= theirs.max_streams:
             raise Overloaded(f"{theirs.max_streams} calls are open, the most that the peer takes", topic=topic)
-        said = _plain(headers) if headers else _NO_HEADERS
-        try:
-            meta = _pack_meta((target, topic, caller, correlation_id, attempt, said))
-        except ValueError as error:
-            raise ConfigurationError(f"the call to {topic!r} says of itself what is no UTF-8: {error}") from None
-        if (
-            len(target) != 16
-            or attempt < 1
-            or (len(meta) > MAX_TOPIC_BYTES and _too_long(meta, topic, caller, correlation_id))
-        ):
-            raise ConfigurationError(
-                f"the call to {topic[:40]!r} cannot be made: {len(meta)} bytes of headers and names, an id of "
-                f"{len(target)} bytes, a topic of {len(topic)}, attempt {attempt}"
-            )
-        ms = NO_DEADLINE if deadline is None else int((deadline - now) * 1000)
-        if not 0 <= ms <= NO_DEADLINE:
-            ms = 0 if ms < 0 else NO_DEADLINE
+        head = write_meta(
+            target, topic, caller, correlation_id, attempt, headers, None if deadline is None else deadline - now
+        )
         stream = Stream(self._next_id, True, deadline, outbox.next, theirs, self._ours)
         flags = END_FLAG if end else 0
         size = 0
         if body is None:
+            if not end:
+                raise ConfigurationError(f"a call to {topic!r} without a first message cannot go on: wait for one")
             flags |= EMPTY_FLAG
             body = b""
         else:
@@ -168,9 +148,7 @@ class Streams:
         self._next_id += 2
         self._opened_here += 1
         self._live[stream.id] = stream
-        opening = _pack_open(ms, len(meta))
-        length = len(opening) + len(meta) + len(body)
-        outbox.put(b"".join((_pack_record(length, _OPEN, flags, stream.id), opening, meta, body)))
+        outbox.put(b"".join((_pack_record(len(head) + len(body), _OPEN, flags, stream.id), head, body)))
         return stream
 
     def send(self, stream: Stream, body: Buffer, end: bool) -> bool:
@@ -374,15 +352,14 @@ class Streams:
     def _restate_deadlines(self, now: float) -> None:
         """Calls that waited for a channel have less time left than when they were made."""
 
-        def restated(stream_id: int, record: bytes) -> bytes:
+        def again(stream_id: int, record: bytes) -> bytes:
             stream = self._live.get(stream_id)
             if stream is None or stream.deadline is None or not stream.local:
                 return record
-            ms = min(max(int((stream.deadline - now) * 1000), 0), NO_DEADLINE - 1)
             at = RECORD.size
-            return record[:at] + OPEN.pack(ms, OPEN.unpack_from(record, at)[1]) + record[at + OPEN.size :]
+            return record[:at] + restated(record[at:], stream.deadline - now)
 
-        self._outbox.rewrite(RecordKind.OPEN, restated)
+        self._outbox.rewrite(RecordKind.OPEN, again)
 
     def _end_all(self) -> None:
         """The session is over, and with it every stream that anybody has heard of."""
@@ -426,22 +403,6 @@ class Streams:
                 f"the peer has not acknowledged {self._outbox.records} records, of which at most "
                 f"{self._most_records} may be open"
             )
-
-
-def _too_long(meta: bytes, topic: str, caller: str, correlation_id: str) -> bool:
-    return (
-        len(meta) > MAX_META_BYTES
-        or len(topic.encode()) > MAX_TOPIC_BYTES
-        or len(caller) > MAX_TEXT
-        or len(correlation_id) > MAX_TEXT
-    )
-
-
-def _plain(headers: Mapping[str, str]) -> dict[str, str]:
-    """As they can travel; the peer would end the session over others."""
-    if len(headers) > MAX_HEADERS or not all(type(k) is str and type(v) is str for k, v in headers.items()):
-        raise ConfigurationError(f"headers are at most {MAX_HEADERS} texts by name, not {dict(headers)!r:.200}")
-    return dict(headers)
 
 
 def cut(text: str, most: int) -> bytes:
