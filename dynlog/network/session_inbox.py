@@ -38,9 +38,10 @@ from dynlog.network.session_events import (
     Writable,
 )
 from dynlog.network.session_meta import read_meta
+from dynlog.network.session_sending import Sending
 from dynlog.network.session_settings import Settings
 from dynlog.network.session_stream import Stream
-from dynlog.network.session_streams import PUSHES, Streams
+from dynlog.network.session_streams import PUSHES
 
 _unpack_batch = BATCH.unpack_from
 _unpack_record = RECORD.unpack_from
@@ -49,7 +50,7 @@ _OPEN, _DATA = int(RecordKind.OPEN), int(RecordKind.DATA)
 _RECORD_SIZE = RECORD.size
 
 
-class Reading(Streams):
+class Reading(Sending):
     """Streams, and what the peer sends on them."""
 
     __slots__ = ("_batches_received", "_dialler", "_received", "_repeats")

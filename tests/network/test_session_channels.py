@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from dynlog.call_errors import HandshakeRefused, ProtocolError, WireBroken
-from dynlog.errors import ConfigurationError
+from dynlog.errors import Closed, ConfigurationError
 from dynlog.network.frames import BATCH, PING, RECORD, FrameKind, RecordKind
 from dynlog.network.session import Session
 from dynlog.network.session_events import (
@@ -269,6 +269,13 @@ def test_a_sign_of_life_keeps_the_channel_and_tells_the_way_there_and_back(pair:
     assert pair.dialler.stats().round_trip == 0.25
 
 
+def test_a_loop_that_stood_still_asks_before_it_gives_up(pair: Pair) -> None:
+    pair.wait(SMALL.dead_after * 4)
+    assert pair.of(DIALLER, ChannelFailed) == []
+    pair.settle()
+    assert isinstance(pair.events[DIALLER][-1], Answered)
+
+
 def test_many_pings_get_one_answer_and_fill_no_memory(pair: Pair) -> None:
     for n in range(1000):
         pair.arrive(pair.wires[1], ACCEPTOR, PING.pack(FrameKind.PING, n))
@@ -301,6 +308,8 @@ def test_the_time_of_the_next_tick_is_never_later_than_what_is_due(pair: Pair) -
     assert pair.dialler.next_timeout() == pair.now + SMALL.handshake_within
     pair.told(DIALLER, pair.dialler.close("", pair.now))
     assert pair.dialler.next_timeout() == float("inf")
+    with pytest.raises(Closed):
+        pair.dialler.attach(9, MIN_FRAME_BYTES, pair.now)
 
 
 # Handshake

@@ -285,7 +285,10 @@ class SessionMachine(RuleBasedStateMachine):
             case Lost(stream):
                 self.over(stream, end, "lost")
             case Writable(stream) if stream is not None:
-                self.by_stream[stream][0].sides[end].waits = False
+                side = self.by_stream[stream][0].sides[end]
+                assert stream.sending, "told to send on what has ended"
+                assert not side.ended
+                side.waits = False
             case Pushed(_, _, body):
                 got = self.pushes_got[end]
                 got.append(body)
