@@ -27,6 +27,7 @@ MAX_PACKET_BYTES = 1 << 20
 MIN_PAYLOAD_BYTES = 160 << 10
 """A server that takes less in one message cannot carry sessions, whose frames have up to 128 KiB."""
 LISTEN_S = 10.0
+ALIVE_S = 1
 
 
 class NatsWire:
@@ -35,6 +36,7 @@ class NatsWire:
     def __init__(self) -> None:
         self._servers: dict[str, _Server] = {}
         self._opening = asyncio.Lock()
+        self._closing: list[asyncio.Task[None]] = []
         self._closed = False
 
     async def listen(self, address: str, accept: Accept) -> NatsListener:
@@ -61,7 +63,14 @@ class NatsWire:
             if self._closed:
                 raise Closed("the wire nats:// was closed")
             server = self._servers.get(key)
-            if server is None or server.client.is_closed:
+            if server is not None and not await server.answers():
+                # Nobody waits for the end of what is dead already; `close` does.
+                self._closing.append(
+                    asyncio.create_task(self._servers.pop(key).close(), name=f"dynlog-nats-close {key}")
+                )
+                self._closing = [task for task in self._closing if not task.done()]
+                server = None
+            if server is None:
                 server = self._servers[key] = await _open(url, timeout)
             return server
 
@@ -70,6 +79,7 @@ class NatsWire:
         async with self._opening:
             for server in self._servers.values():
                 await server.close()
+            await asyncio.gather(*self._closing)
 
 
 class NatsListener:
@@ -189,6 +199,15 @@ class _Server:
             except nats.errors.Error as error:
                 self.broke(str(error) or type(error).__name__)
 
+    async def answers(self) -> bool:
+        """Whether the server still answers: a connection that is half open looks like a good one for long."""
+        if self.client.is_connected:
+            with suppress(nats.errors.Error, OSError, TimeoutError):
+                await self.client.flush(ALIVE_S)
+                return True
+        self.broke("the server does not answer")
+        return False
+
     def _ended(self, channel: PacketChannel) -> None:
         subscription = self.channels.pop(channel, None)
         if subscription is not None and not self.client.is_closed:
@@ -220,7 +239,8 @@ class _Server:
         self._pump.cancel()
         with suppress(asyncio.CancelledError):
             await self._pump
-        await self.client.close()
+        with suppress(nats.errors.Error, OSError, TimeoutError):
+            await asyncio.wait_for(self.client.close(), 5)
         for channel in list(self.channels):
             channel.abort()
 

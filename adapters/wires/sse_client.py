@@ -64,6 +64,7 @@ class DialledChannel:
             reading.cancel()
             with suppress(asyncio.CancelledError):
                 await reading
+            await self._client.aclose()
             self._everybody.pop(self, None)
             if not self.finished.done():
                 self.finished.set_result(None)

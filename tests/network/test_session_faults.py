@@ -21,7 +21,7 @@ from tests.faults.proxy import Direction, Network, Proxy
 from tests.network.call_backend import PATIENCE_S, SERVER, Peer
 from tests.network.sessions import Pair, session_pair
 
-QUICK = Settings(ping_after=0.3, dead_after=1.0, resume_within=4.0, handshake_within=2.0, ack_delay=0.02)
+QUICK = Settings(ping_after=0.25, dead_after=0.8, resume_within=5.0, handshake_within=2.0)
 """Silence is noticed within a second, so that no scenario takes long."""
 
 SCHEMES = ["tcp", "zmq", "nats", "sse"]
