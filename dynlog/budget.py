@@ -24,10 +24,7 @@ class Budget:
 
     async def take(self, size: int) -> None:
         """Waits for room and takes it; a cancelled wait has taken nothing.  Raises Closed."""
-        if self._closed:
-            raise Closed("the buffer is closed")
-        if not self._waiting and self._fits(size):
-            self._used += size
+        if self.take_now(size):
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((size, turn))
@@ -40,6 +37,15 @@ class Budget:
                 self._waiting = deque(entry for entry in self._waiting if entry[1] is not turn)
                 self._wake()
             raise
+
+    def take_now(self, size: int) -> bool:
+        """As `take`, but False in the place of waiting."""
+        if self._closed:
+            raise Closed("the buffer is closed")
+        if self._waiting or not self._fits(size):
+            return False
+        self._used += size
+        return True
 
     def give(self, size: int) -> None:
         """Gives room back and wakes whoever it suffices for."""

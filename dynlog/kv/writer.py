@@ -27,6 +27,7 @@ from dynlog.errors import (
 from dynlog.kv.fold import Outcome
 from dynlog.kv.follower import Follower
 from dynlog.kv.records import Barrier, Fact, to_record
+from dynlog.limits import Limits
 from dynlog.log import Log
 from dynlog.record import Mark, Record
 
@@ -57,6 +58,7 @@ class Writer:
         self._epoch = Epoch(log, follower.producer_id, policy, self._count_anew)
         self._max_batch = log.capabilities.max_batch_bytes - MARK_BYTES
         self._budget = Budget(MAX_PENDING_BYTES)
+        self._limits = Limits()
         self._queue: deque[_Said] = deque()
         self._barrier: _Said | None = None
         self._sequence = 0
@@ -81,17 +83,25 @@ class Writer:
                 topic=self._topic,
             )
         self._check()
-        said: _Said | None = None
+        if timeout <= 0:
+            raise self._too_late(timeout, None)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout
+        if not self._budget.take_now(size):
+            try:
+                async with asyncio.timeout_at(until):
+                    await self._budget.take(size)
+            except TimeoutError:
+                raise self._too_late(timeout, None) from None
+        said = self._enqueue(record, size)
+        self._limits.begin(said.future, until, lambda: self._too_late(timeout, said))
         try:
-            async with asyncio.timeout(timeout):
-                await self._budget.take(size)
-                said = self._enqueue(record, size)
-                return await said.future
-        except TimeoutError:
-            raise self._too_late(timeout, said) from None
+            return await said.future
         except asyncio.CancelledError:
             self._forget(said)
             raise
+        finally:
+            self._limits.end(said.future)
 
     async def barrier(self, timeout: float) -> Outcome:
         """Returns once everything that was acknowledged before the call is folded; callers share an append."""
@@ -153,6 +163,7 @@ class Writer:
             lane.cancel()
             await asyncio.gather(lane, return_exceptions=True)
         self._budget.close()
+        self._limits.close()
 
     # The lane
 

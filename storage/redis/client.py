@@ -15,10 +15,12 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from dynlog.errors import (
     DeadlineExceeded,
+    DynlogError,
     LogUnavailable,
     OutcomeUnknown,
     UnsupportedLogVersion,
 )
+from dynlog.limits import Limits
 from dynlog.storage.redis import log_lua
 from dynlog.storage.redis.failures import passes, refused
 from dynlog.storage.redis.keys import LogKeys, log_keys
@@ -52,6 +54,8 @@ class Client:
         self._clock = clock
         self.appends = Lane(self.link)
         self.others = Lane(self.link)
+        self._loop = asyncio.get_running_loop()
+        self._limits = Limits()
 
     @property
     def now_ms(self) -> int:
@@ -160,20 +164,21 @@ class Client:
 
     async def reply(self, lane: Lane, call: Call, deadline: Deadline) -> Any:
         """The reply to a call in its time; raises what the reply raises, LogUnavailable, DeadlineExceeded."""
+        self._limits.begin(call.reply, self._loop.time() + deadline.remaining, lambda: self._late(lane, call))
         try:
-            async with asyncio.timeout(deadline.remaining) as limit:
-                return await call.reply
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            if call.sent:
-                raise DeadlineExceeded(
-                    f"{self.name} did not answer in time; it may have done what it was told"
-                ) from None
-            trouble = lane.trouble
-            raise LogUnavailable(
-                str(trouble) if trouble is not None else f"{self.name} does not answer; nothing was sent"
-            ) from trouble
+            return await call.reply
+        finally:
+            self._limits.end(call.reply)
+
+    def _late(self, lane: Lane, call: Call) -> DynlogError:
+        if call.sent:
+            return DeadlineExceeded(f"{self.name} did not answer in time; it may have done what it was told")
+        trouble = lane.trouble
+        error = LogUnavailable(
+            str(trouble) if trouble is not None else f"{self.name} does not answer; nothing was sent"
+        )
+        error.__cause__ = trouble
+        return error
 
     async def run_scripts(self, script: Script, jobs: Sequence[Job], deadline: Deadline) -> list[Any]:
         """The replies to many runs of one script that may be done twice, sent together."""
@@ -213,6 +218,7 @@ class Client:
     async def close(self) -> None:
         """Lets what is under way finish, within a grace."""
         await asyncio.gather(self.appends.close(), self.others.close())
+        self._limits.close()
 
 
 def command_of(script: Script, job: Job, *, digest: bool) -> Command:

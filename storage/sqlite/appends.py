@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from dynlog.codec import MarkRun, encode_records, mark_runs, seal
+from dynlog.codec import MarkRun, encode_records, encode_with_runs, seal
 from dynlog.record import Record
 from dynlog.storage.ledger import check_expect, check_partition, judge_append
 from dynlog.storage.sqlite.rows import place
@@ -30,8 +30,7 @@ def prepare(
 ) -> Prepared:
     """Encodes; raises MalformedRecord, BatchTooLarge, ConfigurationError."""
     check_expect(expect)
-    payload = encode_records(records, max_bytes=max_bytes)
-    runs = mark_runs([record.mark for record in records])
+    payload, runs = encode_with_runs(records, max_bytes=max_bytes)
     return Prepared(topic, partition, records, payload, runs, max_bytes, expect)
 
 

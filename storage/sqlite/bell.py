@@ -98,6 +98,8 @@ class Bell:
                 raise
         self._names = (os.fspath(path), os.fspath(bell_path(path)))
         self._files = _files(self._names)
+        self._known: tuple[bytes, int | None] = (b"", None)
+        """What the file held when it was last looked at, and the commit that this says."""
 
     def ring(self, commit: int) -> None:
         """Stores the commit number; a slower process never turns the bell back.
@@ -117,9 +119,13 @@ class Bell:
                     raise LogUnavailable("another process keeps the log's bell locked") from None
                 time.sleep(0.0002)
         try:
-            known = self.read()
+            data = self._data()
+            # Mostly nobody else has rung since, and what was written here needs no second look.
+            known = self._known[1] if data == self._known[0] else _commit_of(data)
             if known is None or known < commit:
-                os.pwrite(self._fd, _pack(self._identity, commit), SLOT_BYTES * (commit % 2))
+                slot, at = _pack(self._identity, commit), SLOT_BYTES * (commit % 2)
+                os.pwrite(self._fd, slot, at)
+                self._known = (data[:at] + slot + data[at + len(slot) :], commit)
         finally:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
 
@@ -127,13 +133,20 @@ class Bell:
         """The newest commit that rang, or None if the file was damaged since it was opened."""
         if self._fd < 0:
             return None
-        reading = parse(os.pread(self._fd, 2 * SLOT_BYTES + 1, 0))
-        return None if isinstance(reading, Broken) else reading.commit
+        return _commit_of(self._data())
+
+    def _data(self) -> bytes:
+        return os.pread(self._fd, 2 * SLOT_BYTES + 1, 0)
 
     def close(self) -> None:
         """Closes the file."""
         if self._fd >= 0:
             os.close(self._fd)
+
+
+def _commit_of(data: bytes) -> int | None:
+    reading = parse(data)
+    return None if isinstance(reading, Broken) else reading.commit
 
 
 def _files(names: Iterable[str]) -> list[tuple[int, int] | None]:

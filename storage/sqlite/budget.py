@@ -18,8 +18,7 @@ class Budget:
 
     async def take(self, size: int) -> None:
         """Takes ``size`` bytes and an entry, after everyone who came before."""
-        if not self._waiting and self._fits(size):
-            self._enter(size)
+        if self.take_now(size):
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((size, turn))
@@ -31,6 +30,13 @@ class Budget:
             else:
                 self._let_in()
             raise
+
+    def take_now(self, size: int) -> bool:
+        """As `take`, but False in the place of waiting."""
+        if self._waiting or not self._fits(size):
+            return False
+        self._enter(size)
+        return True
 
     def give_back(self, size: int) -> None:
         """Gives back what `take` took."""

@@ -170,10 +170,15 @@ def find(db: sqlite3.Connection, key: str) -> list[Any] | None:
 
 def get(db: sqlite3.Connection, key: str) -> list[Any]:
     """The values of a document that must be there; raises LogCorrupt."""
-    values = find(db, key)
-    if values is None:
+    return unsealed(key, frame_of(db, key))
+
+
+def frame_of(db: sqlite3.Connection, key: str) -> object:
+    """The frame of a document that must be there, not looked into; raises LogCorrupt."""
+    row = db.execute("SELECT frame FROM docs WHERE key = ?", (key,)).fetchone()
+    if row is None:
         raise LogCorrupt(f"the row {key!r} is missing; {ADVICE}")
-    return values
+    return row[0]
 
 
 def family(db: sqlite3.Connection, prefix: str) -> Iterator[tuple[str, list[Any]]]:

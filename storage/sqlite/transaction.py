@@ -25,6 +25,7 @@ class Transaction:
     def __init__(self, db: sqlite3.Connection) -> None:
         self.db = db
         self.head = Head(0, 0, 0, 0, 0)
+        self._head_frame: object = None  # as the last commit left it
         self.changes = 0
         """Counts up with each change, so that the writer sees whether a job changed anything before it failed."""
         self.advanced: dict[tuple[int, int], int] = {}
@@ -38,24 +39,28 @@ class Transaction:
 
     def begin(self) -> None:
         """Takes up what the last commit left; the caller holds the write lock."""
-        head = Head(*rows.get(self.db, "head"))
-        if head.commit != self.head.commit:
+        frame = rows.frame_of(self.db, "head")
+        if frame != self._head_frame:  # another process has written, or nothing is known
+            head = Head(*rows.unsealed("head", frame))
             # Topics change seldom and may be many; a head of zeros stands for nothing known.
             same = bool(self.head.commit) and head.topics_version == self.head.topics_version
             topics = self._topics if same else None
             self.forget()
-            self._topics = topics
-        self.head = head
+            self._topics, self.head, self._head_frame = topics, head, frame
         self.changes = 0
         self.advanced = {}
 
     def flush(self) -> int:
         """Writes what is still only in memory and gives the number of this commit."""
-        for topic, partition in self._dirty:
-            self.put(rows.part_key(topic, partition), list(self._parts[topic, partition]))
+        documents: list[tuple[str, bytes]] = []
+        for place in self._dirty:
+            key = rows.part_key(*place)
+            documents.append((key, rows.sealed(key, self._parts[place])))
         self._dirty.clear()
         self.head = self.head._replace(commit=self.head.commit + 1)
-        self.put("head", list(self.head))
+        self._head_frame = frame = rows.sealed("head", self.head)
+        documents.append(("head", frame))
+        self.db.executemany("REPLACE INTO docs VALUES (?, ?)", documents)
         for known in (self._marks, self._epochs):
             while len(known) > REMEMBERED_STATES:
                 known.popitem(last=False)
@@ -63,7 +68,7 @@ class Transaction:
 
     def forget(self) -> None:
         """Drops everything that is known."""
-        self.head = Head(0, 0, 0, 0, 0)
+        self.head, self._head_frame = Head(0, 0, 0, 0, 0), None
         self._topics = None
         for known in (self._parts, self._dirty, self._marks, self._epochs, self._counted):
             known.clear()

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dynlog.errors import Closed, DeadlineExceeded, DynlogError, LogFull, LogUnavailable, OutcomeUnknown
+from dynlog.limits import Limits
 from dynlog.storage.sqlite.bell import Bell
 from dynlog.storage.sqlite.budget import Budget
 from dynlog.storage.sqlite.failures import BUSY, code_of, translated
@@ -80,6 +81,7 @@ class Writer:
         self._on_commit = on_commit
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._budget = Budget(QUEUED_BYTES, QUEUED_JOBS)
+        self._limits = Limits()
         self._state = State.OPEN
         self._closing_since = 0.0
         self._no_restart_before = 0.0
@@ -93,25 +95,32 @@ class Writer:
         Raises what the work raises, LogFull or LogUnavailable (nothing stored), OutcomeUnknown or DeadlineExceeded
         (may be stored), Closed.
         """
+        until = self._loop.time() + timeout
+        if not self._budget.take_now(size):
+            try:
+                async with asyncio.timeout_at(until):
+                    await self._budget.take(size)
+            except TimeoutError:
+                raise DeadlineExceeded(
+                    f"{timeout:g} s passed while too much waited to be written to {self._path}: nothing was stored"
+                ) from None
         try:
-            async with asyncio.timeout(timeout):
-                await self._budget.take(size)
-                try:
-                    self._check_open()
-                except DynlogError:
-                    self._budget.give_back(size)
-                    raise
-                job = Job(work, size, self._loop.create_future())
-                self._jobs.put(job)
-                try:
-                    outcome: T = await job.future
-                finally:
-                    job.abandoned = True
-                return outcome
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"{timeout:g} s passed before {self._path} acknowledged: it may or may not be stored"
-            ) from None
+            self._check_open()
+        except DynlogError:
+            self._budget.give_back(size)
+            raise
+        job = Job(work, size, self._loop.create_future())
+        self._jobs.put(job)
+        self._limits.begin(job.future, until, lambda: self._late(timeout))
+        try:
+            outcome: T = await job.future
+        finally:
+            self._limits.end(job.future)
+            job.abandoned = True
+        return outcome
+
+    def _late(self, timeout: float) -> DeadlineExceeded:
+        return DeadlineExceeded(f"{timeout:g} s passed before {self._path} acknowledged: it may or may not be stored")
 
     async def close(self) -> None:
         """Finishes what was handed over and ends the thread."""
@@ -122,6 +131,7 @@ class Writer:
             self._jobs.put(None)
         await self._ended.wait()
         self._thread.join()
+        self._limits.close()
 
     def _check_open(self) -> None:
         match self._state:
