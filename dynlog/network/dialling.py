@@ -63,6 +63,7 @@ class Dialler:
         self._wanted, self._token = wanted, token
         self._attaching: dict[int, asyncio.Future[None]] = {}
         self._attached = asyncio.Event()
+        self._making = asyncio.Lock()
         self._keeper: asyncio.Task[None] | None = None
         self._last: Exception | None = None
         self._closed = False
@@ -149,8 +150,17 @@ class Dialler:
             await asyncio.sleep(pause)
 
     async def _attach(self, link: Link, address: str, timeout: float) -> None:
-        """Makes a channel and gives it to the session; returns once it carries it."""
+        """Makes a channel and gives it to the session; returns once it carries it.
+
+        One at a time: of two that are being made the session would let go of the one that was begun first.
+        """
         deadline = Deadline(timeout)
+        async with self._making:
+            await self._make(link, address, deadline)
+        self.address = address
+
+    async def _make(self, link: Link, address: str, deadline: Deadline) -> None:
+        timeout = deadline.remaining
         ports: list[Port] = []
 
         def receiver(channel: Channel) -> Port:
@@ -175,7 +185,8 @@ class Dialler:
             del self._attaching[generation]
             if not done.done() or done.cancelled() or done.exception() is not None:
                 channel.abort()
-        self.address = address
+                if link is self.link and link.channel is None and not link.session.over and not self._closed:
+                    self._keep(link)  # what carried it was lost meanwhile
 
     async def move_to(self, address: str, timeout: float = CONNECT_S) -> None:
         """From now on the session goes by that address; what is open goes on, in order, nothing lost and nothing twice.
@@ -212,7 +223,8 @@ class Dialler:
             self._attached.clear()
             if done is None:
                 self.reconnects += 1
-            self._keep(link)
+            if not self._attaching:  # else another channel is about to carry it
+                self._keep(link)
 
     def going_away(self, link: Link) -> None:
         """What runs on the session goes on; the next call makes another one."""

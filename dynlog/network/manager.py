@@ -301,6 +301,10 @@ class DynamoNetworkManager:
         await dialler.move_to(address)
         return address
 
+    def links(self) -> list[Link]:
+        """The sessions that are open."""
+        return self._open_peers.links()
+
     def stats(self) -> dict[str, Any]:
         """What it serves and whom it talks to, as data."""
         peers = self._open_peers

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ class Proxied:
 
 
 @asynccontextmanager
-async def proxied(scheme: str, nats_port: int) -> AsyncIterator[Proxied]:
+async def proxied(scheme: str, nats_port: int, settings: Settings = QUICK) -> AsyncIterator[Proxied]:
     """The caller's side goes through the proxy; with NATS it is the way to the server that does."""
     services = Services()
     runs: dict[bytes, int] = {}
@@ -86,7 +87,7 @@ async def proxied(scheme: str, nats_port: int) -> AsyncIterator[Proxied]:
         "nats": f"nats://127.0.0.1:{nats_port}/dynlog.faults.{id(services):x}",
     }[scheme]  # fmt: skip
     # The proxy is made between the two: the dialler is told its port.
-    async with session_pair([listen], services, QUICK) as pair:
+    async with session_pair([listen], services, settings) as pair:
         address = pair.addresses[0]
         head, _, rest = address.partition("://")[2].partition("/")
         async with Proxy(int(head.rpartition(":")[2])) as proxy:
@@ -177,7 +178,7 @@ async def test_a_bit_that_flips_on_the_way_reaches_nobody(scheme: str, nats_port
 
 
 async def test_a_network_that_stays_away_ends_calls_by_name_and_by_their_deadline(scheme: str, nats_port: int) -> None:
-    async with proxied(scheme, nats_port) as world:
+    async with proxied(scheme, nats_port, replace(QUICK, resume_within=1.5)) as world:
         begun = asyncio.get_running_loop().time()
         running = asyncio.create_task(world.peer.ask("hold", deadline=PATIENCE_S))
         await world.peer.ask("echo", b"behind it")
