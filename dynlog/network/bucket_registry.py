@@ -90,13 +90,14 @@ class BucketRegistry:
         lease = None
         if not member.entity.is_collection:
             lease = await self._leases.grant(self._ttl_s, owner=str(member.entity), timeout=timeout)
-            member = replace(member, entity=member.entity.in_life(lease.token))
-        place = BucketPlace(self._bucket, self._leases, lease, member, timeout, self._left)
+            # A token may be 0, and life 0 stands for whichever lives.
+            member = replace(member, entity=member.entity.in_life(lease.token + 1))
+        place = BucketPlace(self._bucket, self._leases, lease, member, timeout, self)
         if lease is not None:
             self._places[member.entity] = place
         try:
             await place.take()
-            await self._catch_up()
+            await self.catch_up()
             if (why := self.view.broken.get(member.entity)) is not None:
                 raise ConfigurationError(f"{member.entity}: {why}")
         except BaseException:
@@ -106,9 +107,9 @@ class BucketRegistry:
 
     async def refresh(self, timeout: float = 30.0) -> int:
         await self._bucket.barrier(timeout)
-        return await self._catch_up()
+        return await self.catch_up()
 
-    async def _catch_up(self) -> int:
+    async def catch_up(self) -> int:
         """Folds what the watch has yet to tell: the bucket is ahead of it, and of one moment."""
         entries = await self._bucket.entries(PREFIX)
         revision, keys = self._bucket.revision, {entry.key for entry in entries}
@@ -133,11 +134,12 @@ class BucketRegistry:
                     case Changed(entry) if entry.revision > self._there.get(entry.key, _NOBODY)[0]:
                         self._gone(entry.key, entry.revision)
                     case Resync():
-                        await self._catch_up()
+                        await self.catch_up()
                     case Ready():
                         self._ready.set()
 
-    def _left(self, place: BucketPlace) -> None:
+    def left(self, place: BucketPlace) -> None:
+        """The place was given back."""
         if self._places.get(place.member.entity) is place:
             del self._places[place.member.entity]
 
@@ -189,14 +191,14 @@ class BucketPlace:
         lease: HeldLease | None,
         member: Member,
         timeout: float,
-        left: Callable[[BucketPlace], None],
+        registry: BucketRegistry,
     ) -> None:
         self.member = member
         self.revision = -1
         self.over = asyncio.Event()
         self.reason: DynlogError | None = None
         self._bucket, self._leases, self._lease, self._timeout = bucket, leases, lease, timeout
-        self._left = left
+        self._registry = registry
         self._watching = None if lease is None else asyncio.create_task(self._until_lost(lease))
 
     async def _until_lost(self, lease: HeldLease) -> None:
@@ -230,7 +232,7 @@ class BucketPlace:
             raise self.reason
         self.member = replace(member, entity=self.member.entity)
         await self.take()
-        return self.revision
+        return await self._registry.catch_up()
 
     async def take(self) -> None:
         """Writes the member in the place of any earlier life; raises EntityFenced if a later one is there."""
@@ -253,7 +255,7 @@ class BucketPlace:
         )  # fmt: skip
 
     async def leave(self) -> None:
-        self._left(self)
+        self._registry.left(self)
         if self._watching is not None:
             self._watching.cancel()
             with suppress(asyncio.CancelledError):

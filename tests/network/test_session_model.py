@@ -49,6 +49,8 @@ class Side:
     over: str = ""
     """How it ended at this end, if by anything but both directions."""
     waits: bool = False
+    closed: bool = False
+    """It had ended when the events before were heard; what comes in one go with the end may come before or after."""
 
     @property
     def ended(self) -> bool:
@@ -253,6 +255,9 @@ class SessionMachine(RuleBasedStateMachine):
             for event in events[self.told[end] :]:
                 self.hear(end, event)
             self.told[end] = len(events)
+        for call in self.calls:
+            for side in call.sides:
+                side.closed = side.closed or side.ended
 
     def hear(self, end: int, event: Event) -> None:
         match event:
@@ -269,13 +274,13 @@ class SessionMachine(RuleBasedStateMachine):
             case Message(stream, body, last):
                 call, _ = self.by_stream[stream]
                 side = call.sides[end]
-                assert not side.ended
+                assert not side.over
                 assert not side.peer_finished
                 self.got(call, end, body)
                 side.peer_finished = last
             case Ended(stream):
                 side = self.by_stream[stream][0].sides[end]
-                assert not side.ended
+                assert not side.over
                 assert not side.peer_finished
                 side.peer_finished = True
             case Failed(stream):
@@ -286,8 +291,8 @@ class SessionMachine(RuleBasedStateMachine):
                 self.over(stream, end, "lost")
             case Writable(stream) if stream is not None:
                 side = self.by_stream[stream][0].sides[end]
-                assert stream.sending, "told to send on what has ended"
-                assert not side.ended
+                assert not side.closed, "told to send on what has ended"
+                assert not side.over
                 side.waits = False
             case Pushed(_, _, body):
                 got = self.pushes_got[end]
@@ -308,7 +313,8 @@ class SessionMachine(RuleBasedStateMachine):
     def over(self, stream: Stream, end: int, how: str) -> None:
         call, _ = self.by_stream[stream]
         side = call.sides[end]
-        assert not side.ended, f"{how} after its end"
+        assert not side.closed, f"{how} after its end"
+        assert not side.over, f"{how} after it was {side.over}"
         assert stream.over
         side.over = how
 
