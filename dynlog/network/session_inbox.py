@@ -205,7 +205,7 @@ class Reading(Sending):
         stream.parts.append(body)
         if flags & MORE_FLAG:
             return
-        whole = body if len(stream.parts) == 1 else b"".join(stream.parts)
+        whole = b"".join(stream.parts)
         stream.parts = None
         end = bool(flags & END_FLAG)
         meta, stream.meta = stream.meta, None

@@ -68,7 +68,7 @@ class Stream:
         """What has not left yet of a message in pieces."""
         self.rest_end = False
         """Whether this direction ends with it."""
-        self.parts: list[bytes | memoryview] | None = None
+        self.parts: list[bytes] | None = None
         """The pieces that came of a message which goes on."""
         self.parts_bytes = 0
         self.meta: tuple[Any, ...] | None = None
