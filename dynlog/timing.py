@@ -63,6 +63,11 @@ class Deadline:
         self._at = clock.monotonic() + seconds
 
     @property
+    def at(self) -> float:
+        """When it passes, in seconds of its clock's monotonic time."""
+        return self._at
+
+    @property
     def remaining(self) -> float:
         """Seconds left, never negative."""
         return max(self._at - self._clock.monotonic(), 0.0)

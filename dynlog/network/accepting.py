@@ -40,6 +40,7 @@ class Acceptor:
         self.links: dict[bytes, Link] = {}
         self.refused = 0
         self._token, self._pushed = token, pushed
+        self._own_id = int.from_bytes(identity.entity, "big")
         self._lives: OrderedDict[bytes, int] = OrderedDict()
         self._greeters: dict[_Greeter, None] = {}
         self._draining = False
@@ -76,7 +77,7 @@ class Acceptor:
         now = asyncio.get_running_loop().time()
         if link is None:
             session = Session.acceptor(self.identity, self.settings, hello, now)
-            link = Link(session, self.services, self.deadlines, self, self._pushed)
+            link = Link(session, self.services, self.deadlines, self, self._own_id, self._pushed)
             self.links[hello.session_id] = link
         port = link.port(channel)
         answer, events = link.session.accept(port.generation, hello, channel.max_frame_bytes, now)

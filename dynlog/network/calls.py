@@ -26,7 +26,7 @@ NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _COUNT = count()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which would triple the price of making one: nobody changes it all the same
 class Call:
     """One call as its caller makes it; repeated under the same ``correlation_id`` it is the same call."""
 

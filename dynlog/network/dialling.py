@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterable, Callable, Sequence
+from collections.abc import AsyncIterable, Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -61,6 +61,7 @@ class Dialler:
         self._wires, self._identity, self._settings = wires, identity, settings
         self._services, self._deadlines, self._pushed = services, deadlines, pushed
         self._wanted, self._token = wanted, token
+        self._own_id = int.from_bytes(identity.entity, "big")
         self._attaching: dict[int, asyncio.Future[None]] = {}
         self._attached = asyncio.Event()
         self._making = asyncio.Lock()
@@ -75,17 +76,21 @@ class Dialler:
 
     async def request(self, call: Call, body: Buffer) -> Buffer:
         """As `CallPath.request`; a call that never left is made again while the peer drains or is away."""
-        for pause in Backoff():
-            link = await self.ready(call)
+        pauses: Iterator[float] | None = None
+        while True:
+            link = self.link
+            if link is None or link.session.over or link.channel is None:
+                link = await self.ready(call)
             try:
                 return await link.request(call, body)
             except NotSent as error:
                 if type(error) is not NotSent and not link.session.over and self.link is link:
                     raise
+                pauses = pauses or iter(Backoff())
+                pause = next(pauses)
                 if call.deadline.remaining <= pause:
                     raise
             await asyncio.sleep(pause)
-        raise AssertionError("a backoff has no end")
 
     async def stream(self, call: Call, messages: Buffer | AsyncIterable[Buffer]) -> OutgoingStream:
         """The stream of replies on the session as it is now."""
@@ -127,7 +132,7 @@ class Dialler:
             self._identity, self._settings, secrets.token_bytes(16), asyncio.get_running_loop().time(),
             wanted=None if self._wanted is None else self._wanted.key, token=self._token,
         )  # fmt: skip
-        self.link = Link(session, self._services, self._deadlines, self, self._pushed)
+        self.link = Link(session, self._services, self._deadlines, self, self._own_id, self._pushed)
         self._last = None
         self._attached.clear()
         self._keep(self.link)

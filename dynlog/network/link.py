@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import AsyncIterable, Callable, Sequence
 from typing import Any, Protocol
 
-from dynlog.call_errors import CallError, NetworkError, NotSent
+from dynlog.call_errors import CallError, NotSent
 from dynlog.entity import DynamoEntityID, EntityType
-from dynlog.errors import Closed, ConfigurationError, DynlogError
+from dynlog.errors import Closed, DynlogError
 from dynlog.network.calls import Call
 from dynlog.network.deadlines import Deadlines
 from dynlog.network.incoming import IncomingCall, wake
@@ -89,6 +89,7 @@ class Link:
         services: Services,
         deadlines: Deadlines,
         watcher: LinkWatcher,
+        own_id: int,
         pushed: Callable[[Link, Pushed], None] | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
@@ -97,6 +98,7 @@ class Link:
         """Calls of the peer that are not answered yet."""
         self.ports: dict[int, Port] = {}
         self.peer_name = "?"
+        self.own_id = own_id
         self.drained = asyncio.Event()
         self._watcher, self._pushed = watcher, pushed
         self._port: Port | None = None
@@ -379,8 +381,8 @@ class Link:
         now = self.loop.time()
         try:
             return self.session.open(
-                call.target.key, call.topic, str(call.caller), call.correlation_id, call.attempt, call.headers,
-                now + call.deadline.remaining, body, end, now,
+                call.target.key, call.topic, "" if call.caller.id == self.own_id else str(call.caller),
+                call.correlation_id, call.attempt, call.headers, call.deadline.at, body, end, now,
             )  # fmt: skip
         except Closed:
             raise lost(call, False, self.peer_name, self._why) from None
@@ -388,8 +390,6 @@ class Link:
             raise type(error)(
                 str(error), peer=self.peer_name, topic=call.topic, correlation_id=call.correlation_id
             ) from None
-        except (ConfigurationError, NetworkError):
-            raise
 
     async def _open_late(self, call: Call, body: Buffer | None, end: bool) -> Stream:
         """Waits for room, as long as the call's deadline allows."""

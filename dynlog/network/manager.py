@@ -7,7 +7,7 @@ and over the sessions to whoever subscribes.  Without a log everything works at 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from types import TracebackType
@@ -19,7 +19,7 @@ from dynlog.errors import Closed, ConfigurationError, DynlogError
 from dynlog.intake import ConsumerSettings
 from dynlog.log import Log
 from dynlog.network.broadcast import Gathered, broadcast
-from dynlog.network.calls import Call, Handler, ReplyStream
+from dynlog.network.calls import NO_HEADERS, Call, Handler, ReplyStream
 from dynlog.network.events import Event, Reach, from_push
 from dynlog.network.hierarchy import Interest, Member
 from dynlog.network.incoming import current_call
@@ -173,17 +173,19 @@ class DynamoNetworkManager:
         correlation id and with the next attempt number, only if it is ``idempotent``.  Called from a handler, it
         inherits the headers of the call that is handled and at most what is left of its time.
         """
-        body = to_bytes(message)
+        body = message if type(message) is bytes else to_bytes(message)
         call = self._call(target, topic, deadline, headers, correlation_id)
-        for pause in Backoff():
+        pauses: Iterator[float] | None = None
+        while True:
             try:
                 return await self._open_peers.dialler(target).request(call, body)
             except CallOutcomeUnknown:
+                pauses = pauses or iter(Backoff())
+                pause = next(pauses)
                 if not idempotent or call.deadline.remaining <= pause:
                     raise
             await asyncio.sleep(pause)
             call = replace(call, attempt=call.attempt + 1)
-        raise AssertionError("a backoff has no end")
 
     @asynccontextmanager
     async def stream(
@@ -344,8 +346,9 @@ class DynamoNetworkManager:
 
     def _headers(self, headers: Mapping[str, str] | None) -> Mapping[str, str]:
         handled = current_call.get()
-        inherited = handled.headers if handled is not None else {}
-        return {**inherited, **headers} if headers else inherited
+        if handled is None:
+            return headers or NO_HEADERS
+        return {**handled.headers, **headers} if headers else handled.headers
 
     def _call(
         self, target: DynamoEntityID, topic: str, deadline: float, headers: Mapping[str, str] | None, name: str | None

@@ -21,7 +21,7 @@ from dynlog.network.session_settings import Settings
 from dynlog.wire import Listener, Wire, make_wire, scheme_of
 
 MAX_PEERS = 4096
-"""How many sessions are kept that were dialled here; the one that was idle longest makes room."""
+"""How many sessions are kept that were dialled here; one that is idle makes room."""
 
 
 class Peers:
@@ -42,7 +42,6 @@ class Peers:
         self.services, self.policy = services, policy
         self.acceptor = Acceptor(identity, settings, services, self.deadlines, token=token, pushed=pushed)
         self.diallers: dict[DynamoEntityID, Dialler] = {}
-        """The one that was used last is the last."""
         self._identity, self._registry, self._settings, self._token = identity, registry, settings, token
         self._pushed = pushed
         self._wires: dict[str, Wire] = {}
@@ -66,7 +65,7 @@ class Peers:
         """The way to a peer; raises `NotSent` if the registry does not know it, or none of its wires reaches here."""
         if self._closed:
             raise Closed("the network manager was closed")
-        dialler = self.diallers.pop(peer, None)
+        dialler = self.diallers.get(peer)
         if dialler is None:
             if peer.is_collection:
                 raise ConfigurationError(f"{peer} is a collection: broadcast to it, or call one of its instances")
@@ -75,9 +74,9 @@ class Peers:
                 wanted=peer, token=self._token, pushed=self._pushed,
             )  # fmt: skip
             self._make_room()
+            self.diallers[peer] = dialler
         elif dialler.link is None or dialler.link.session.over:
             dialler.addresses[:] = self._addresses(peer)  # it may have come back elsewhere
-        self.diallers[peer] = dialler
         return dialler
 
     def forget(self, peer: DynamoEntityID) -> Dialler | None:
@@ -110,7 +109,7 @@ class Peers:
             if link is None or link.session.over or not link.session.stats().streams:
                 del self.diallers[peer]
                 if link is not None:
-                    link.close("it was idle longest")
+                    link.close("it was idle, and room was needed")
                 return
         raise NotSent(f"{MAX_PEERS} peers are being called at once: no room for another session")
 
