@@ -42,6 +42,9 @@ from dynlog.network.session_stream import Stream
 from dynlog.record import Buffer
 from dynlog.wire import Channel
 
+FLUSH_AT = 16
+"""What a round of the loop makes ready leaves in pieces of about so many records: both ends are at work at once, and a
+write is still cheap beside what it carries."""
 TAKE_BYTES = 256 << 10
 """What is handed to a channel at once before it is asked whether it has room."""
 
@@ -104,6 +107,7 @@ class Link:
         self._port: Port | None = None
         self._writable = False
         self._scheduled = False
+        self._ready = 0
         self._roomers: deque[asyncio.Future[None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -122,9 +126,7 @@ class Link:
         stream.owner = waiting
         deadlines = self.deadlines
         tick = deadlines.add(waiting, stream.deadline or 0.0)
-        if not self._scheduled:
-            self._scheduled = True
-            self.loop.call_soon(self._flush)
+        self.wake()
         try:
             return await waiting.future
         except asyncio.CancelledError:
@@ -222,7 +224,7 @@ class Link:
                 self.dispatch(events)
         if not self._scheduled:
             self._scheduled = True
-            self.loop.call_soon(self._flush)
+            self.loop.call_soon(self._come_round)
 
     def channel_writable(self, generation: int) -> None:
         """Called by a port."""
@@ -244,13 +246,20 @@ class Link:
     # The work of each round of the loop.
 
     def wake(self) -> None:
-        """What is ready leaves when the loop comes round."""
-        if not self._scheduled:
+        """What is ready leaves when the loop comes round; of much, a part leaves before, so that the peer may begin."""
+        self._ready += 1
+        if self._ready >= FLUSH_AT:
+            self._flush()
+        elif not self._scheduled:
             self._scheduled = True
-            self.loop.call_soon(self._flush)
+            self.loop.call_soon(self._come_round)
+
+    def _come_round(self) -> None:
+        self._scheduled = False
+        self._flush()
 
     def _flush(self) -> None:
-        self._scheduled = False
+        self._ready = 0
         session = self.session
         port = self._port
         if port is not None and self._writable:
