@@ -1,0 +1,395 @@
+"""A lane: the calls of one target in one partition, served by one owner at a time, each answered by its first outcome.
+
+An owner takes the lane over by the next epoch and a BARRIER among the replies, folds them up to it, and only then
+serves: whatever an older owner still sends is refused by its epoch, or by every reader.  What it finds unanswered runs
+again, with a higher attempt if somebody may have begun it, and the outcome with all its effects is one record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from dynlog.batch import Batch, Position
+from dynlog.dedupe import DedupeTable
+from dynlog.delivery import DeliveryPolicy
+from dynlog.entity import DynamoEntityID
+from dynlog.errors import DynlogError, OffsetTruncated, ProducerFenced
+from dynlog.log import Log
+from dynlog.network.deadlines import Deadlines
+from dynlog.network.frames import Code
+from dynlog.network.log_clock import LogClock
+from dynlog.network.log_effects import append_all
+from dynlog.network.log_incoming import LogRequest
+from dynlog.network.log_outbox import Outbox
+from dynlog.network.log_records import (
+    BARRIER,
+    CANCEL,
+    CREDIT,
+    DATA,
+    END,
+    ERROR,
+    GOAWAY,
+    OPEN,
+    PONG,
+    CallTopics,
+    Opening,
+    entity_of,
+    ident_of,
+    lane_name,
+    meta_of,
+    pack,
+)
+from dynlog.network.log_running import run
+from dynlog.network.reply_cache import BY_CALLER, Answer, Known, ReplyCache
+from dynlog.network.services import Services
+from dynlog.record import Buffer, Control
+from dynlog.topics import Holder, HolderKind
+
+READ_WAIT_S = 20.0
+CHECKPOINT_S = 1.0
+MOST_ANSWERS = 1 << 20
+"""Replies that nobody acknowledged; with more of them the lane refuses further calls."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the lanes of a server share."""
+
+    log: Log
+    topics: CallTopics
+    services: Services
+    clock: LogClock
+    deadlines: Deadlines
+    grace_s: float
+
+
+class Lane:
+    """Serves until `stop`, or until somebody else took the lane over; `term` raises ProducerFenced then."""
+
+    def __init__(self, shared: Shared, target: DynamoEntityID, partition: int) -> None:
+        self.shared, self.target, self.partition = shared, target, partition
+        self.cache = ReplyCache(target.key)
+        self.calls: dict[bytes, LogRequest] = {}
+        """Calls that have no outcome yet that the fold has seen, in the order of their requests."""
+        self.again = self.late = 0
+        """Calls that were made again and told their first answer; calls whose deadline had passed before they began."""
+        self.serving = asyncio.Event()
+        self._name = lane_name(shared.topics, target.key, partition)
+        self._outbox = self._new_outbox()
+        self._said: deque[tuple[int, bytes]] = deque()
+        self._running: set[asyncio.Task[None]] = set()
+        self._broken: DynlogError | None = None
+        self._term = 0
+        self._told = (-1, -1)
+        self._folded = self._read = self._first = 0
+        self._appended = -1
+        self._stopping = asyncio.Event()
+        self._quiet = asyncio.Event()
+        self._work = asyncio.Event()
+
+    def _new_outbox(self) -> Outbox:
+        return Outbox(self.shared.log, self._name, self.shared.clock)
+
+    def stop(self) -> None:
+        """Begins nothing more; `term` returns once what runs is done, or the grace is over."""
+        self._stopping.set()
+
+    async def stopped(self) -> None:
+        """Waits for `stop`."""
+        await self._stopping.wait()
+
+    async def term(self) -> None:
+        """Takes the lane over and serves it.  Raises ProducerFenced, and what the log raises; may be called again."""
+        self._outbox = self._new_outbox()
+        self.cache, self._appended, self._told, self._broken = ReplyCache(self.target.key), -1, (-1, -1), None
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            replies, requests, dedupe = await self._take_over()
+            tasks = [
+                asyncio.create_task(self._follow(replies, dedupe, self._fold), name=f"dynlog-replies {self.target}"),
+                asyncio.create_task(self._serve(requests), name=f"dynlog-requests {self.target}"),
+                asyncio.create_task(self._keep(replies.incarnation), name=f"dynlog-effects {self.target}"),
+            ]
+            stop = asyncio.create_task(self._stopping.wait())
+            self.serving.set()
+            done, _ = await asyncio.wait([*tasks, stop], return_when=asyncio.FIRST_COMPLETED)
+            stop.cancel()
+            for task in done - {stop}:
+                task.result()
+            await self._drain(tasks[1])
+        finally:
+            self.serving.clear()
+            await self._end(tasks)
+
+    async def _take_over(self) -> tuple[Position, Position, DedupeTable | None]:
+        log, topics = self.shared.log, self.shared.topics
+        await self._outbox.open()
+        end = await log.position(topics.requests, self.partition, "end")
+        where = asyncio.get_running_loop().create_future()
+        self._tell(BARRIER, (end.offset,), partial(_resolve, where))
+        barrier = await where
+        dedupe = None if log.capabilities.checks_marks else DedupeTable()
+        at = await log.position(topics.replies, self.partition)
+        while at.offset <= barrier:
+            batch = await log.read(at, wait=READ_WAIT_S)
+            self.cache.apply(dedupe.filter(batch) if dedupe is not None else batch)
+            at = batch.next_position
+        self._folded, self._term = at.offset, self.cache.term
+        first = await log.position(topics.requests, self.partition)
+        start = first._replace(offset=min(max(self.cache.done_before, first.offset), end.offset))
+        self._read = self._first = start.offset
+        await self._hold()
+        return at, start, dedupe
+
+    async def _drain(self, requests: asyncio.Task[None]) -> None:
+        requests.cancel()
+        await asyncio.wait([requests])
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.shared.grace_s):
+                while self.calls:
+                    self._quiet.clear()
+                    await self._quiet.wait()
+
+    async def _end(self, tasks: list[asyncio.Task[None]]) -> None:
+        """What still runs is left to the next owner, with a higher attempt."""
+        for call in self.calls.values():
+            self.shared.deadlines.discard(call, call.tick)
+            call.stop()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, *self._running, return_exceptions=True)
+        if tasks and self._outbox.failure is None:
+            self._credit()
+            self._tell(GOAWAY, (self._read,))
+        self.calls.clear()
+        self._said.clear()
+        await self._outbox.close(max(self.shared.grace_s, 1.0))
+
+    async def _follow(self, at: Position, dedupe: DedupeTable | None, take: Callable[[Batch], None]) -> None:
+        while True:
+            batch = await self.shared.log.read(at, wait=READ_WAIT_S)
+            take(dedupe.filter(batch) if dedupe is not None else batch)
+            at = batch.next_position
+
+    # Requests
+
+    async def _serve(self, at: Position) -> None:
+        log = self.shared.log
+        dedupe = None if log.capabilities.checks_marks else DedupeTable()
+        while True:
+            batch = await log.read(at, wait=READ_WAIT_S)
+            self._take(dedupe.filter(batch) if dedupe is not None else batch)
+            at = batch.next_position
+            self._read = at.offset
+            if self._outbox.full:
+                await self._outbox.room()
+            if self._outbox.failure is not None:
+                raise self._outbox.failure
+
+    def _take(self, batch: Batch) -> None:
+        controls, mine = batch.columns.controls, self.target.key
+        if controls is None or not len(batch):
+            return
+        self.shared.clock.observe(batch.log_times[-1])
+        for index, key in enumerate(batch.keys):
+            if key != mine:
+                continue
+            body, control = batch.bodies[index], controls[index]
+            meta = meta_of(body)
+            try:
+                if meta is None:
+                    self.cache.malformed += 1
+                elif control == OPEN:
+                    self._open(batch.offsets[index], batch.log_times[index], Opening(*meta), body)
+                elif (call := self.calls.get(ident_of(meta[0], meta[1]))) is not None and not call.over:
+                    self._go_on(call, control, body)
+            except (TypeError, ValueError, IndexError, DynlogError):  # nobody's caller writes such a thing
+                self.cache.malformed += 1
+
+    def _open(self, offset: int, time_ms: int, meta: Opening, body: Any) -> None:
+        ident = ident_of(entity_of(meta.caller).key, meta.correlation_id)
+        if ident in self.calls:
+            return  # its outcome is to come
+        known, answer = self.cache.find(ident, offset)
+        deadline_ms = time_ms + meta.budget_ms
+        call = LogRequest(self.target, ident, offset, meta, body[1] if len(body) > 1 else None, deadline_ms)
+        if known is Known.ANSWERED:
+            if answer is not None and offset > answer.request:
+                self._again(call, answer)
+            return
+        if known is Known.EXPIRED:
+            self._put(call, ERROR, self._error(call, Code.EXPIRED, "", "it was answered, and its reply is gone"))
+            return
+        self.calls[ident] = call
+        if known is Known.BROKEN:
+            self.fail(call, Code.UNKNOWN_OUTCOME, "", "its server stopped in the midst of its replies")
+            return
+        left = (deadline_ms - self.shared.clock.now_ms()) / 1000.0
+        if left <= 0:
+            self.late += 1
+            self.fail(call, Code.DEADLINE, "", "the deadline had passed before it was begun")
+            return
+        service = call.service = self.shared.services.find(self.target.key, meta.topic)
+        if service is None:
+            self.fail(call, Code.NO_SUCH_TOPIC, "", f"nobody serves {meta.topic!r} of that entity here")
+            return
+        call.attempt += self.cache.begun(offset)
+        call.expires_at = asyncio.get_running_loop().time() + left
+        call.on_expiry = self._expired
+        call.tick = self.shared.deadlines.add(call, call.expires_at)
+        if len(self.cache.answers) > MOST_ANSWERS:
+            self.fail(call, Code.OVERLOADED, "", "too many replies wait for their callers")
+        elif not service.begin(partial(self._start, call)):
+            code, what = (
+                (Code.OVERLOADED, "has its hands full") if service.open else (Code.DRAINING, "takes no more calls")
+            )
+            self.fail(call, code, "", f"{meta.topic!r} {what}")
+
+    def _start(self, call: LogRequest) -> None:
+        loop = asyncio.get_running_loop()
+        assert call.service is not None
+        if call.over:  # taken back while it waited for its turn
+            loop.call_soon(call.service.end)
+        else:
+            call.task = loop.create_task(run(self, call))
+            self._running.add(call.task)
+            call.task.add_done_callback(self._running.discard)
+
+    def _go_on(self, call: LogRequest, control: int, body: Any) -> None:
+        if control == CANCEL:
+            self.fail(call, Code.CANCELLED, BY_CALLER, "its caller wants no reply")
+        elif control == END:
+            call.came(None)
+        elif control == DATA and not call.came(body[1]):
+            self.fail(call, Code.CANCELLED, "", "its messages came faster than the handler took them")
+
+    def _expired(self, call: LogRequest) -> None:
+        self.fail(call, Code.DEADLINE, "", "the deadline passed before the handler was done")
+
+    # Answers
+
+    def _again(self, call: LogRequest, answer: Answer) -> None:
+        self.again += 1
+        meta = pack((self.target.key, call.correlation_id, answer.first, answer.last))
+        self._outbox.put(self.shared.topics.replies, self.partition, call.caller.key, PONG, (meta,))
+
+    def reply(self, call: LogRequest, body: Buffer | None, effects: bytes | None) -> None:
+        """The outcome of a call that went well; ``body`` is None at the end of a stream."""
+        meta = pack((self.target.key, call.correlation_id, call.offset, call.deadline_ms, body is None))
+        parts = (meta, b"" if body is None else body)
+        self._outcome(call, END, parts if effects is None else (*parts, effects))
+
+    def give(self, call: LogRequest, body: Buffer) -> None:
+        """One of many replies."""
+        meta = pack((self.target.key, call.correlation_id, call.offset, call.deadline_ms, call.number))
+        call.number += 1
+        call.unsettled += 1
+        self._put(call, DATA, (meta, body), call.settled)
+
+    def fail(self, call: LogRequest, code: int, kind: str, text: str) -> None:
+        """The outcome of a call that did not go well; a handler at work on it is stopped."""
+        if not call.over:
+            self._outcome(call, ERROR, self._error(call, code, kind, text))
+            if call.task is not None and call.task is not asyncio.current_task():
+                call.stop()
+
+    def _error(self, call: LogRequest, code: int, kind: str, text: str) -> tuple[Buffer, ...]:
+        text = text.encode()[:4096].decode(errors="ignore")
+        return (pack((self.target.key, call.correlation_id, call.offset, call.deadline_ms, int(code), kind, text)),)
+
+    def _outcome(self, call: LogRequest, control: Control, parts: tuple[Buffer, ...]) -> None:
+        if call.over:
+            return
+        call.over = True
+        if call.tick >= 0:
+            self.shared.deadlines.discard(call, call.tick)
+        self._put(call, control, parts, partial(self._is_said, call.ident))
+
+    def _put(
+        self,
+        call: LogRequest,
+        control: Control,
+        parts: tuple[Buffer, ...],
+        done: Callable[[int, Any], None] | None = None,
+    ) -> None:
+        self._outbox.put(self.shared.topics.replies, self.partition, call.caller.key, control, parts, done)
+
+    def _is_said(self, ident: bytes, offset: int, error: DynlogError | None) -> None:
+        if error is not None:
+            self._broken = error
+            self._work.set()
+        elif offset < self._folded:
+            self._drop(ident)
+        else:
+            self._said.append((offset, ident))
+
+    def _drop(self, ident: bytes) -> None:
+        self.calls.pop(ident, None)
+        if not self.calls:
+            self._quiet.set()
+
+    def _fold(self, batch: Batch) -> None:
+        self.cache.apply(batch)
+        self._folded = batch.next_offset
+        while self._said and self._said[0][0] < self._folded:
+            self._drop(self._said.popleft()[1])
+        if self.cache.effects:
+            self._work.set()
+        if self.cache.term != self._term:
+            raise ProducerFenced(f"the calls of {self.target} are served by a successor", topic=batch.topic)
+
+    # Effects and checkpoints
+
+    async def _keep(self, incarnation: str) -> None:
+        producer = f"{self._name}:{incarnation}:effects"
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CHECKPOINT_S):
+                    await self._work.wait()
+            self._work.clear()
+            if self._broken is not None:  # whether that is the answer, only a new fold can tell
+                raise self._broken
+            for offset in sorted(at for at in self.cache.effects if at > self._appended):
+                await append_all(self.shared.log, producer, offset, self.cache.effects[offset], DeliveryPolicy())
+                self._appended = offset
+            if self._credit():
+                await self._hold()
+
+    def _credit(self) -> bool:
+        """Says how far everything is done; whether there was anything to say."""
+        first = next(iter(self.calls.values()), None)
+        done = (self._read if first is None else first.offset, self._appended)
+        if done == self._told:
+            return False
+        self._told = done
+        self._tell(CREDIT, done)
+        return True
+
+    async def _hold(self) -> None:
+        """Keeps the requests that are not done from being truncated."""
+        position = {self.partition: max(self.cache.done_before, self._first)}
+        with suppress(OffsetTruncated):
+            await self.shared.log.hold(self.shared.topics.requests, Holder(self._name, HolderKind.NAMED, position))
+
+    def _tell(
+        self, control: Control, numbers: tuple[int, ...], done: Callable[[int, DynlogError | None], None] | None = None
+    ) -> None:
+        meta = pack((self.target.key, *numbers))
+        self._outbox.put(self.shared.topics.replies, self.partition, self.target.key, control, (meta,), done)
+
+
+def _resolve(future: asyncio.Future[int], offset: int, error: DynlogError | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(offset)
+    else:
+        future.set_exception(error)
