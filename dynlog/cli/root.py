@@ -36,6 +36,7 @@ GROUPS: Mapping[str, _Home] = {
     "router": _Home("dynlog.cli.router_app", "app", "A KV router whose state is rebuilt from a log: ingest, serve."),
     "objects": _Home("dynlog.cli.objects_app", "app", "Objects and folders: put, get, ls, head, rm, gc."),
     "entities": _Home("dynlog.cli.entities", "entities", "Who is there: the fleet's entities as a tree."),
+    "net": _Home("dynlog.cli.net_app", "app", "The network by hand: serve, call, ping, stats, switch."),
     "discovery": _Home("dynlog.cli.discovery_app", "app", "Entities that a fleet keeps in etcd, taken over."),
     "demo": _Home("dynlog.cli.demo", "demo", "A fleet, a router that is killed, and its state back from the log."),
 }
