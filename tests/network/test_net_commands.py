@@ -75,9 +75,7 @@ async def url(tmp_path: Path) -> AsyncIterator[str]:
 async def test_a_call_prints_its_reply_and_a_stream_a_line_for_each(url: str) -> None:
     assert await said("call", "fleet/backend/0", "echo", "hello", "--log", url) == "hello\n"
     assert await said("call", "fleet/backend/0", "words", "one by one", "--stream", "--log", url) == "one\nby\none\n"
-    assert (
-        await said("call", "fleet/backend/1", "echo", "-", "--log", url, standard_input=b"from stdin") == "from stdin\n"
-    )
+    assert await said("call", "fleet/backend/1", "echo", "-", "--log", url, standard_input=b"piped") == "piped\n"
 
 
 async def test_a_call_of_a_collection_prints_each_reply_and_names_who_is_missing(url: str) -> None:
@@ -95,12 +93,12 @@ async def test_a_call_that_cannot_be_made_is_one_line_and_a_status(url: str) -> 
         (("nobody", "echo"), "not in the registry"),
         (("fleet/backend/0", "nope"), "nobody serves 'nope'"),
         (("collection:empty", "echo"), "has no instances"),
-        (("instance:", "echo"), "is no entity"),
+        (("thing:x", "echo"), "is no entity"),
     ):
         status, out, err = await net("call", *arguments, "--log", url)
         assert status in (1, 2)
         assert out == ""
-        assert words in err or words in err.replace("\n", " ")
+        assert words in err
         assert len(err.splitlines()) == 1
 
 
@@ -135,7 +133,7 @@ async def test_an_instance_that_is_started_again_fences_the_first_which_ends_and
         async with asyncio.timeout(2 * PATIENCE_S):
             _, err = await first.communicate()
         assert first.returncode == 1
-        assert b"of instance:solo#1 is there: this one must stop" in err or b"this one must stop" in err
+        assert b"must stop" in err
         assert await said("call", "solo", "echo", "still", "--log", url) == "still\n"
 
 
