@@ -107,13 +107,13 @@ class LogServer:
             while True:
                 seen = membership.changes.count
                 for key, partition in [place for place in self._lanes if place[0] == target.key]:
-                    if partition in membership.leaving:
+                    lost = partition not in membership.mine or partition in membership.leaving
+                    if lost or self._lanes[key, partition][1].done():
                         await self._end(key, partition)
-                        await membership.release(partition)
-                    elif partition not in membership.mine or self._lanes[key, partition][1].done():
-                        await self._end(key, partition)
+                for partition in membership.leaving:  # also what was to go before it was begun
+                    await membership.release(partition)
                 for partition in membership.startable:
-                    if (target.key, partition) not in self._lanes:
+                    if (target.key, partition) not in self._lanes and partition in membership.startable:
                         await self._begin(target, partition)
                 waiting = asyncio.create_task(membership.changes.beyond(seen))
                 await asyncio.wait([waiting, running], return_when=asyncio.FIRST_COMPLETED)
