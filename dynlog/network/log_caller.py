@@ -67,7 +67,8 @@ class LogCaller:
         self._name = f"calls:{xxhash.xxh3_64_hexdigest(topics.requests.encode())}:caller:{caller.key.hex()}"
         self._clock = LogClock()
         self._outbox = Outbox(log, self._name, self._clock)
-        self._deadlines = Deadlines(asyncio.get_running_loop())
+        self._loop = asyncio.get_running_loop()
+        self._deadlines = Deadlines(self._loop)
         self._open: dict[bytes, Awaited] = {}
         self._acknowledged: dict[int, list[tuple[bytes, str]]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -154,7 +155,7 @@ class LogCaller:
         awaited = Awaited(self, call, ident, self._topics.partition(call.target, ident))
         awaited.replies = replies
         self._open[ident] = awaited
-        awaited.tick = self._deadlines.add(awaited, asyncio.get_running_loop().time() + call.deadline.remaining)
+        awaited.tick = self._deadlines.add(awaited, self._loop.time() + call.deadline.remaining)
         parts = (meta,) if body is None else (meta, body)
         self._outbox.put(self._topics.requests, awaited.partition, call.target.key, OPEN, parts, awaited.stored)
         return awaited
@@ -267,7 +268,7 @@ class LogCaller:
         if len(names) >= ACKNOWLEDGE_AT:
             self._say_acknowledged()
         elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(ACKNOWLEDGE_S, self._say_acknowledged)
+            self._timer = self._loop.call_later(ACKNOWLEDGE_S, self._say_acknowledged)
 
     def _say_acknowledged(self) -> None:
         if self._timer is not None:

@@ -29,15 +29,22 @@ class LogRequest:
     """See `dynlog.network.calls.Request`; ``effects`` happen exactly if this call's reply becomes its answer."""
 
     __slots__ = (
-        "_deadline", "_effects", "_meta", "_queued", "attempt", "begun", "body", "deadline_ms", "ended", "expires_at",
-        "ident", "number", "offset", "on_expiry", "over", "queue", "service", "target", "task", "tick", "unsettled",
-        "waiter", "writer",
+        "_deadline", "_effects", "_meta", "_queued", "attempt", "begun", "body", "caller_key", "deadline_ms", "ended",
+        "expires_at", "ident", "number", "offset", "on_expiry", "over", "queue", "service", "target", "task", "tick",
+        "unsettled", "waiter", "writer",
     )  # fmt: skip
 
     def __init__(
-        self, target: DynamoEntityID, ident: bytes, offset: int, meta: Opening, body: bytes | None, deadline_ms: int
+        self,
+        target: DynamoEntityID,
+        caller: bytes,
+        ident: bytes,
+        offset: int,
+        meta: Opening,
+        body: bytes | None,
+        deadline_ms: int,
     ) -> None:
-        self.target, self.ident, self.offset, self._meta = target, ident, offset, meta
+        self.target, self.caller_key, self.ident, self.offset, self._meta = target, caller, ident, offset, meta
         self.body: Buffer = b"" if body is None else body
         self.ended = not meta.more
         self.queue: deque[Buffer] | None = None

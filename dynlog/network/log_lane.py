@@ -40,7 +40,7 @@ from dynlog.network.log_records import (
     PONG,
     CallTopics,
     Opening,
-    entity_of,
+    caller_key,
     ident_of,
     lane_name,
     meta_of,
@@ -82,6 +82,8 @@ class Lane:
         self.again = self.late = 0
         """Calls that were made again and told their first answer; calls whose deadline had passed before they began."""
         self.serving = asyncio.Event()
+        self._key = target.key
+        self._loop = asyncio.get_running_loop()
         self._name = lane_name(shared.topics, target.key, partition)
         self._outbox = self._new_outbox()
         self._said: deque[tuple[int, bytes]] = deque()
@@ -195,7 +197,7 @@ class Lane:
                 raise self._outbox.failure
 
     def _take(self, batch: Batch) -> None:
-        controls, mine = batch.columns.controls, self.target.key
+        controls, mine = batch.columns.controls, self._key
         if controls is None or not len(batch):
             return
         self.shared.clock.observe(batch.log_times[-1])
@@ -215,12 +217,13 @@ class Lane:
                 self.cache.malformed += 1
 
     def _open(self, offset: int, time_ms: int, meta: Opening, body: Any) -> None:
-        ident = ident_of(entity_of(meta.caller).key, meta.correlation_id)
+        caller = caller_key(meta.caller)
+        ident = ident_of(caller, meta.correlation_id)
         if ident in self.calls:
             return  # its outcome is to come
         known, answer = self.cache.find(ident, offset)
         deadline_ms = time_ms + meta.budget_ms
-        call = LogRequest(self.target, ident, offset, meta, body[1] if len(body) > 1 else None, deadline_ms)
+        call = LogRequest(self.target, caller, ident, offset, meta, body[1] if len(body) > 1 else None, deadline_ms)
         if known is Known.ANSWERED:
             if answer is not None and offset > answer.request:
                 self._again(call, answer)
@@ -237,12 +240,12 @@ class Lane:
             self.late += 1
             self.fail(call, Code.DEADLINE, "", "the deadline had passed before it was begun")
             return
-        service = call.service = self.shared.services.find(self.target.key, meta.topic)
+        service = call.service = self.shared.services.find(self._key, meta.topic)
         if service is None:
             self.fail(call, Code.NO_SUCH_TOPIC, "", f"nobody serves {meta.topic!r} of that entity here")
             return
         call.attempt += self.cache.begun(offset)
-        call.expires_at = asyncio.get_running_loop().time() + left
+        call.expires_at = self._loop.time() + left
         call.on_expiry = self._expired
         call.tick = self.shared.deadlines.add(call, call.expires_at)
         if len(self.cache.answers) > MOST_ANSWERS:
@@ -254,12 +257,11 @@ class Lane:
             self.fail(call, code, "", f"{meta.topic!r} {what}")
 
     def _start(self, call: LogRequest) -> None:
-        loop = asyncio.get_running_loop()
         assert call.service is not None
         if call.over:  # taken back while it waited for its turn
-            loop.call_soon(call.service.end)
+            self._loop.call_soon(call.service.end)
         else:
-            call.task = loop.create_task(run(self, call))
+            call.task = self._loop.create_task(run(self, call))
             self._running.add(call.task)
             call.task.add_done_callback(self._running.discard)
 
@@ -278,18 +280,18 @@ class Lane:
 
     def _again(self, call: LogRequest, answer: Answer) -> None:
         self.again += 1
-        meta = pack((self.target.key, call.correlation_id, answer.first, answer.last))
-        self._outbox.put(self.shared.topics.replies, self.partition, call.caller.key, PONG, (meta,))
+        meta = pack((self._key, call.correlation_id, answer.first, answer.last))
+        self._outbox.put(self.shared.topics.replies, self.partition, call.caller_key, PONG, (meta,))
 
     def reply(self, call: LogRequest, body: Buffer | None, effects: bytes | None) -> None:
         """The outcome of a call that went well; ``body`` is None at the end of a stream."""
-        meta = pack((self.target.key, call.correlation_id, call.offset, call.deadline_ms, body is None))
+        meta = pack((self._key, call.correlation_id, call.offset, call.deadline_ms, body is None))
         parts = (meta, b"" if body is None else body)
         self._outcome(call, END, parts if effects is None else (*parts, effects))
 
     def give(self, call: LogRequest, body: Buffer) -> None:
         """One of many replies."""
-        meta = pack((self.target.key, call.correlation_id, call.offset, call.deadline_ms, call.number))
+        meta = pack((self._key, call.correlation_id, call.offset, call.deadline_ms, call.number))
         call.number += 1
         call.unsettled += 1
         self._put(call, DATA, (meta, body), call.settled)
@@ -303,7 +305,7 @@ class Lane:
 
     def _error(self, call: LogRequest, code: int, kind: str, text: str) -> tuple[Buffer, ...]:
         text = text.encode()[:4096].decode(errors="ignore")
-        return (pack((self.target.key, call.correlation_id, call.offset, call.deadline_ms, int(code), kind, text)),)
+        return (pack((self._key, call.correlation_id, call.offset, call.deadline_ms, int(code), kind, text)),)
 
     def _outcome(self, call: LogRequest, control: Control, parts: tuple[Buffer, ...]) -> None:
         if call.over:
@@ -320,7 +322,7 @@ class Lane:
         parts: tuple[Buffer, ...],
         done: Callable[[int, Any], None] | None = None,
     ) -> None:
-        self._outbox.put(self.shared.topics.replies, self.partition, call.caller.key, control, parts, done)
+        self._outbox.put(self.shared.topics.replies, self.partition, call.caller_key, control, parts, done)
 
     def _is_said(self, ident: bytes, offset: int, error: DynlogError | None) -> None:
         if error is not None:
@@ -382,8 +384,8 @@ class Lane:
     def _tell(
         self, control: Control, numbers: tuple[int, ...], done: Callable[[int, DynlogError | None], None] | None = None
     ) -> None:
-        meta = pack((self.target.key, *numbers))
-        self._outbox.put(self.shared.topics.replies, self.partition, self.target.key, control, (meta,), done)
+        meta = pack((self._key, *numbers))
+        self._outbox.put(self.shared.topics.replies, self.partition, self._key, control, (meta,), done)
 
 
 def _resolve(future: asyncio.Future[int], offset: int, error: DynlogError | None) -> None:

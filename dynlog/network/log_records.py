@@ -101,7 +101,15 @@ def opening(call: Call, more: bool) -> bytes:
     if len(call.correlation_id) > MAX_CORRELATION_CHARACTERS:
         raise ConfigurationError(f"a correlation id has at most {MAX_CORRELATION_CHARACTERS} characters")
     packed: bytes = pack(
-        (call.correlation_id, call.topic, str(call.caller), int(left * 1000), call.attempt, headers, more)
+        (
+            call.correlation_id,
+            call.topic,
+            _text_of(call.caller, call.caller.incarnation),
+            int(left * 1000),
+            call.attempt,
+            headers,
+            more,
+        )
     )
     return packed
 
@@ -118,6 +126,18 @@ def ident_of(caller: bytes, correlation_id: str) -> bytes:
 def entity_of(text: str) -> DynamoEntityID:
     """The entity of that text; callers are few and their calls many."""
     return DynamoEntityID.parse(text)
+
+
+@lru_cache(maxsize=4096)
+def caller_key(text: str) -> bytes:
+    """The key of the entity of that text."""
+    return entity_of(text).key
+
+
+@lru_cache(maxsize=4096)
+def _text_of(entity: DynamoEntityID, incarnation: int) -> str:
+    # Entities are equal by their id alone, whatever their life.
+    return str(entity)
 
 
 def meta_of(body: Sequence[Buffer]) -> list[Any] | None:
