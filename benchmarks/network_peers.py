@@ -72,6 +72,31 @@ async def serve_nats(url: str) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
+async def serve_nats_events(url: str) -> AsyncIterator[str]:
+    """Eight subscriptions that count, each on a connection of its own, and who tells how many came."""
+    heard = 0
+    clients = [await nats.connect(url) for _ in range(9)]
+
+    async def came(message: Any) -> None:
+        nonlocal heard
+        heard += 1
+
+    async def tell(message: Any) -> None:
+        await message.respond(b"%d" % heard)
+
+    for client in clients[1:]:
+        await client.subscribe("bench.news", cb=came)
+        await client.flush()
+    await clients[0].subscribe("bench.heard", cb=tell)
+    await clients[0].flush()
+    try:
+        yield url
+    finally:
+        for client in clients:
+            await client.close()
+
+
+@asynccontextmanager
 async def call_nats(url: str) -> AsyncIterator[Call]:
     """nats-py's request."""
     client = await nats.connect(url)
@@ -115,7 +140,7 @@ async def call_grpc(address: str) -> AsyncIterator[Call]:
         yield call
 
 
-SERVERS = {"raw": serve_raw, "nats": serve_nats, "grpc": serve_grpc}
+SERVERS = {"raw": serve_raw, "nats": serve_nats, "nats-events": serve_nats_events, "grpc": serve_grpc}
 CLIENTS = {"raw": call_raw, "nats": call_nats, "grpc": call_grpc}
 
 

@@ -108,6 +108,8 @@ class Link:
         self._writable = False
         self._scheduled = False
         self._ready = 0
+        self._waiting = 0
+        """Calls from here for one reply."""
         self._roomers: deque[asyncio.Future[None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -126,7 +128,11 @@ class Link:
         stream.owner = waiting
         deadlines = self.deadlines
         tick = deadlines.add(waiting, stream.deadline or 0.0)
-        self.wake()
+        self._waiting += 1
+        if self._waiting == 1:
+            self._flush()  # nothing else can become ready: a round of the loop would bring no company
+        else:
+            self.wake()
         try:
             return await waiting.future
         except asyncio.CancelledError:
@@ -135,6 +141,7 @@ class Link:
                 self.wake()
             raise
         finally:
+            self._waiting -= 1
             deadlines.discard(waiting, tick)
 
     def stream(self, call: Call, messages: Buffer | AsyncIterable[Buffer]) -> OutgoingStream:
@@ -253,6 +260,13 @@ class Link:
         elif not self._scheduled:
             self._scheduled = True
             self.loop.call_soon(self._come_round)
+
+    def answered(self) -> None:
+        """A call of the peer was answered: with no other at work nothing else can become ready."""
+        if self.calls:
+            self.wake()
+        else:
+            self._flush()
 
     def _come_round(self) -> None:
         self._scheduled = False

@@ -86,7 +86,7 @@ async def _run(link: Link, call: IncomingCall) -> None:
     finally:
         forget(link, call)
         service.end(failed=failed)
-        link.wake()
+        link.answered()
 
 
 def failure(error: Exception) -> tuple[int, str, str]:
