@@ -121,6 +121,21 @@ async def test_a_call_that_waits_for_a_server_is_served_when_one_comes_as_its_fi
     assert counted.attempts == [1]
 
 
+async def test_a_call_that_came_after_a_server_was_closed_is_the_next_ones_first_attempt(log: Log) -> None:
+    counted = Counted()
+    async with LogCaller.open(log, NAME, CALLER) as caller:
+        async with server(log, counted):
+            await caller.request(call("x"), b"")
+        async with server(log, counted):
+            pass
+        waiting = asyncio.create_task(caller.request(call("y"), b""))
+        at = await log.position(f"{NAME}.requests", partition_of(SERVER.key, PARTITIONS), 1)
+        assert len(await log.read(at, wait=PATIENCE_S))
+        async with server(log, counted):
+            assert bytes(await waiting) == b"run 2"
+    assert counted.attempts == [1, 1]
+
+
 async def test_what_a_closed_server_left_running_is_the_next_ones_with_a_higher_attempt(log: Log) -> None:
     begun = asyncio.Event()
 

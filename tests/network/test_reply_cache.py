@@ -140,6 +140,12 @@ def test_an_acknowledged_reply_is_expired() -> None:
     assert cache.find(ident("x"), 3)[0] is Known.ANSWERED  # the same request, read again: nothing is to be said
 
 
+def test_what_is_said_after_an_acknowledgement_revives_nothing() -> None:
+    cache = folded(said("x", 3), Fact(TOMBSTONE, CALLERS[0], [(ME, "x")]), said("x", 3)._replace(effects=b"late"))
+    assert cache.find(ident("x"), 9)[0] is Known.EXPIRED
+    assert not cache.effects
+
+
 def test_nobody_acknowledges_for_another_caller() -> None:
     cache = folded(said("x", 3), Fact(TOMBSTONE, CALLERS[1], [(ME, "x")]))
     assert cache.find(ident("x"), 9)[0] is Known.ANSWERED
