@@ -7,7 +7,7 @@ and over the sessions to whoever subscribes.  Without a log everything works at 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from types import TracebackType
@@ -20,18 +20,19 @@ from dynlog.intake import ConsumerSettings
 from dynlog.log import Log
 from dynlog.network.broadcast import Gathered, broadcast
 from dynlog.network.calls import NO_HEADERS, Call, Handler, ReplyStream
-from dynlog.network.events import Event, Reach, from_push
-from dynlog.network.hierarchy import Interest, Member
+from dynlog.network.event_hub import EventHub
+from dynlog.network.events import Reach
+from dynlog.network.hierarchy import Member
 from dynlog.network.incoming import current_call
 from dynlog.network.link import Link
 from dynlog.network.locating import WirePolicy, this_host, this_process
 from dynlog.network.messages import Message, to_bytes
 from dynlog.network.named import NamedSubscription
 from dynlog.network.peers import Peers
-from dynlog.network.publishing import Published, Publisher
+from dynlog.network.publishing import Published
 from dynlog.network.registry import Place, Registry
+from dynlog.network.reporting import service_stats, session_stats, subscription_stats
 from dynlog.network.services import Service, Services, ServiceSettings
-from dynlog.network.session_events import Pushed
 from dynlog.network.session_handshake import Identity
 from dynlog.network.session_settings import Settings
 from dynlog.network.subscribing import EventHandler, Subscription
@@ -41,7 +42,6 @@ from dynlog.wire import scheme_of
 
 DEFAULT_DEADLINE_S = 30.0
 DRAIN_S = 10.0
-REACH_S = 5.0
 
 
 class DynamoNetworkManager:
@@ -70,12 +70,11 @@ class DynamoNetworkManager:
         self._registry, self._log, self._listen = registry, log, tuple(listen)
         self._parents, self._policy, self._token = tuple(parents), policy or WirePolicy(), token
         self._settings = settings or Settings()
-        self._subscriptions: dict[Subscription | NamedSubscription, None] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._events = EventHub(registry, log)
+        self._tasks: set[asyncio.Future[Any]] = set()
         self._peers: Peers | None = None
         self._place: Place | None = None
-        self._publisher: Publisher | None = None
-        self._unwatch: Callable[[], None] | None = None
+        self._unwatch: Callable[[], object] = lambda: None
 
     # Life.
 
@@ -89,13 +88,13 @@ class DynamoNetworkManager:
             identity = Identity(self.entity.key, self.entity.incarnation, self.entity.name)
             self._peers = Peers(
                 identity, self._registry, self.services, settings=self._settings, policy=self._policy,
-                token=self._token, pushed=self._pushed,
+                token=self._token, pushed=self._events.pushed,
             )  # fmt: skip
             undo.push_async_callback(self._peers.close)
             addresses = await self._peers.listen(self._listen)
             if addresses:
                 await self._place.update(replace(self._place.member, addresses=addresses))
-            self._publisher = Publisher(self._log, self._registry, self.entity, self)
+            self._events.open(self._place, self._peers)
             self._unwatch = self._registry.on_change(self._changed)
             undo.pop_all()
         return self
@@ -111,16 +110,13 @@ class DynamoNetworkManager:
 
     async def close(self) -> None:
         """Leaves the registry and ends everything; calls that are open are told.  `drain` first to finish them."""
-        if self._peers is None or self._place is None or self._publisher is None:
+        if self._peers is None or self._place is None:
             return
-        if self._unwatch is not None:
-            self._unwatch()
-        for subscription in list(self._subscriptions):
-            await subscription.close()
+        self._unwatch()
+        await self._events.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._publisher.close()
         with suppress(DynlogError):
             await self._place.leave()
         await self._peers.close()
@@ -240,9 +236,8 @@ class DynamoNetworkManager:
         With a log it is durable when this returns (`Reach.AT_LEAST_ONCE`), unless ``reach`` says otherwise; without
         one it goes at most once, and `Published.unreached` names whom it did not reach.
         """
-        if self._publisher is None:
-            raise Closed("the network manager is not open")
-        return await self._publisher.publish(target, topic, to_bytes(message), self._headers(headers), reach)
+        self._open_peers  # noqa: B018 - raises Closed
+        return await self._events.publish(target, topic, to_bytes(message), self._headers(headers), reach)
 
     async def subscribe(
         self,
@@ -259,27 +254,12 @@ class DynamoNetworkManager:
         With a log nothing is missed and nothing comes twice while it is open; with ``name`` it also goes on where that
         name stood, with ``group`` its members share the events; ``settings`` choose the guarantee.
         """
-        subscription: Subscription | NamedSubscription
-        if name is None and group is None:
-            subscription = Subscription(entity, topic, handler, self._registry, self._log)
-        elif self._log is None:
-            raise ConfigurationError("a subscription under a name keeps its place in a log: open the manager with one")
-        else:
-            subscription = NamedSubscription(
-                entity, topic, handler, self._registry, self._log, name=name, group=group,
-                settings=settings or ConsumerSettings(start="end"),
-            )  # fmt: skip
-        await subscription.start()
-        self._subscriptions[subscription] = None
-        if isinstance(subscription, Subscription):
-            await self._say_interests()
-        return subscription
+        self._open_peers  # noqa: B018 - raises Closed
+        return await self._events.subscribe(entity, topic, handler, name, group, settings)
 
     async def unsubscribe(self, subscription: Subscription | NamedSubscription) -> None:
         """Ends the subscription."""
-        self._subscriptions.pop(subscription, None)
-        await subscription.close()
-        await self._say_interests()
+        await self._events.unsubscribe(subscription)
 
     # The operator's.
 
@@ -308,27 +288,17 @@ class DynamoNetworkManager:
         return self._open_peers.links()
 
     def stats(self) -> dict[str, Any]:
-        """What it serves and whom it talks to, as data."""
+        """What it serves and whom it talks to, as data (`dynlog.network.reporting`)."""
         peers = self._open_peers
         return {
             "entity": str(self.entity),
             "addresses": list(self.addresses),
             "registry_offset": self._registry.view.offset,
-            "services": [
-                {
-                    "entity": str(service.target), "topic": service.topic, "running": service.running,
-                    "waiting": len(service.waiting), "served": service.served, "failed": service.failed,
-                    "refused": service.refused,
-                }
-                for service in self.services
-            ],
-            "sessions": [_session(link) for link in peers.links()],
+            "services": [service_stats(service) for service in self.services],
+            "sessions": [session_stats(link) for link in peers.links()],
             "refused_handshakes": peers.acceptor.refused,
-            "subscriptions": [
-                {"entity": str(s.entity), "topic": s.topic, "seen": s.seen, "failed": s.failed}
-                for s in self._subscriptions
-            ],
-        }  # fmt: skip
+            "subscriptions": subscription_stats(self._events.subscriptions),
+        }
 
     # Within.
 
@@ -359,101 +329,11 @@ class DynamoNetworkManager:
         call = Call(target, topic, Deadline(deadline), self.entity, self._headers(headers))
         return call if name is None else replace(call, correlation_id=name)
 
-    async def reach(self, member: Member) -> None:
-        """See `Pusher`."""
-        await self._open_peers.dialler(member.entity).connect(REACH_S)
-
-    def push(self, member: Member, topic: str, encoded: bytes, event: Event) -> bool:
-        """See `Pusher`; a session that is not there is made meanwhile, for the next event."""
-        if member.entity == self.entity:
-            self._dispatch(event, lambda: None)
-            return True
-        try:
-            dialler = self._open_peers.dialler(member.entity)
-        except DynlogError:
-            return False
-        link = dialler.link
-        if link is None or link.session.over or link.channel is None:
-            self._spawn(_connected(dialler.connect(REACH_S)))
-            return False
-        return link.push(event.target.key, topic, encoded)
-
-    def _pushed(self, link: Link, pushed: Pushed) -> None:
-        size = len(pushed.body)
-        left = 1
-
-        def done() -> None:
-            nonlocal left
-            left -= 1
-            if not left and not link.session.over:
-                link.pushed_consumed(size)
-
-        try:
-            event = from_push(pushed.topic, pushed.body)
-        except DynlogError:
-            done()
-            return
-        for subscription in list(self._subscriptions):
-            if isinstance(subscription, Subscription) and subscription.wants(event):
-                left += 1
-                subscription.pushed(event, done)
-        done()
-
-    def _dispatch(self, event: Event, done: Callable[[], None]) -> None:
-        for subscription in list(self._subscriptions):
-            if isinstance(subscription, Subscription) and subscription.wants(event):
-                subscription.pushed(event, done)
-
-    async def _say_interests(self) -> None:
-        interests = frozenset(
-            Interest(subscription.entity, subscription.topic)
-            for subscription in self._subscriptions
-            if isinstance(subscription, Subscription)
-        )
-        if interests != self._joined.member.interests:
-            await self._joined.update(replace(self._joined.member, interests=interests))
-
     def _changed(self, entity: DynamoEntityID) -> None:
-        """Somebody comes, goes or moved: subscriptions may have more to follow, and ways to peers may be of no use."""
-        if self._peers is None:
-            return
-        member = self._registry.view.get(entity)
-        dialler = self._peers.diallers.get(entity)
-        if dialler is not None and member is None:
-            self._peers.forget(entity)
-            self._spawn(dialler.close())
-        if self._log is not None:
-            for subscription in self._subscriptions:
-                self._spawn(_connected(subscription.follow(list(self._registry.view.above(subscription.entity)))))
-
-    def _spawn(self, work: Awaitable[Any]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-
-async def _connected(work: Awaitable[Any]) -> None:
-    """Whether it worked shows by itself: the next push, or the next change, tries again."""
-    with suppress(DynlogError):
-        await work
-
-
-def _session(link: Link) -> dict[str, Any]:
-    stats = link.session.stats()
-    channel = link.channel
-    return {
-        "peer": link.peer_name,
-        "wire": None if channel is None else channel.scheme,
-        "calls_here": len(link.calls),
-        "streams": stats.streams,
-        "records_sent": stats.records_sent,
-        "records_received": stats.records_received,
-        "messages_per_write": round(stats.records_sent / stats.batches_sent, 2) if stats.batches_sent else 0.0,
-        "bytes_sent": stats.bytes_sent,
-        "bytes_received": stats.bytes_received,
-        "resent": stats.resent,
-        "repeats": stats.repeats,
-        "late": stats.late,
-        "unacknowledged_bytes": stats.unacknowledged_bytes,
-        "channels": stats.channels,
-    }
+        """Somebody is gone: the way to it is of no further use."""
+        if self._peers is not None and self._registry.view.get(entity) is None:
+            dialler = self._peers.forget(entity)
+            if dialler is not None:
+                task = asyncio.ensure_future(dialler.close())
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
 from dynlog.entity import DynamoEntityID
 from dynlog.errors import ConfigurationError
+from dynlog.network.event_hub import EventHub
 from dynlog.network.events import Event, Reach
+from dynlog.network.hierarchy import Member
 from dynlog.network.manager import DynamoNetworkManager
 from tests.network.call_backend import PATIENCE_S
 from tests.network.registry_backend import BACKEND, FLEET, FRONTEND, RegistryBackend, World
@@ -197,18 +200,18 @@ class WithLogSuite(RegistryBackend):
     ) -> None:
         a, b = await world.manager("a"), await world.manager("b")
         ear = await listening(a, a.entity)
-        real = b.push
-        held: list[tuple[object, ...]] = []
+        real = EventHub.push
+        held: list[tuple[Member, str, bytes, Event]] = []
 
-        def unreliable(*push: object) -> bool:
+        def unreliable(hub: EventHub, *push: Any) -> bool:
             held.append(push)
             if len(held) == 4:  # the first is lost, the others go in another order, one of them twice
                 for again in (held[3], held[1], held[2], held[1]):
-                    real(*again)  # type: ignore[arg-type]
+                    real(hub, *again)
                 held.clear()
             return True
 
-        monkeypatch.setattr(b, "push", unreliable)
+        monkeypatch.setattr(EventHub, "push", unreliable)
         for number in range(60):
             await b.publish(a.entity, "news", str(number))
         await ear.hears(*map(str, range(60)))
