@@ -53,6 +53,8 @@ from dynlog.record import Buffer, Control
 from dynlog.topics import Holder, HolderKind
 
 READ_WAIT_S = 20.0
+FOLD_S = 0.02
+"""Nobody waits for the fold of what the lane itself said, so it takes many at a time and leaves the log to callers."""
 CHECKPOINT_S = 1.0
 MOST_ANSWERS = 1 << 20
 """Replies that nobody acknowledged; with more of them the lane refuses further calls."""
@@ -180,6 +182,7 @@ class Lane:
             batch = await self.shared.log.read(at, wait=READ_WAIT_S)
             take(dedupe.filter(batch) if dedupe is not None else batch)
             at = batch.next_position
+            await asyncio.sleep(FOLD_S)
 
     # Requests
 
