@@ -54,7 +54,8 @@ from dynlog.topics import Holder, HolderKind
 
 READ_WAIT_S = 20.0
 FOLD_S = 0.02
-"""Nobody waits for the fold of what the lane itself said, so it takes many at a time and leaves the log to callers."""
+"""While it is busy a lane folds what it said itself many at a time, since nobody waits for that; else it reads at once,
+so that a successor is noticed soon."""
 CHECKPOINT_S = 1.0
 MOST_ANSWERS = 1 << 20
 """Replies that nobody acknowledged; with more of them the lane refuses further calls."""
@@ -182,7 +183,8 @@ class Lane:
             batch = await self.shared.log.read(at, wait=READ_WAIT_S)
             take(dedupe.filter(batch) if dedupe is not None else batch)
             at = batch.next_position
-            await asyncio.sleep(FOLD_S)
+            if self.calls:
+                await asyncio.sleep(FOLD_S)
 
     # Requests
 
