@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 
 from dynlog.call_errors import ProtocolError
 from dynlog.network.deadlines import Deadlines
-from dynlog.network.link import Link, Port
+from dynlog.network.link import Link
+from dynlog.network.link_io import Port
 from dynlog.network.services import Services
 from dynlog.network.session import Session
 from dynlog.network.session_events import Pushed

@@ -17,7 +17,8 @@ from dynlog.entity import DynamoEntityID
 from dynlog.errors import Closed, DeadlineExceeded, DynlogError
 from dynlog.network.calls import Call
 from dynlog.network.deadlines import Deadlines
-from dynlog.network.link import Link, Port
+from dynlog.network.link import Link
+from dynlog.network.link_io import Port
 from dynlog.network.outgoing import OutgoingStream
 from dynlog.network.services import Services
 from dynlog.network.session import Session

@@ -1,7 +1,7 @@
 """One session at work in an event loop: frames go in and out, events go to whoever waits for them.
 
-What is ready when the loop comes round leaves in one write.  What belongs to a stream hangs on its ``owner``, so
-that an event costs one look-up.  A link knows neither addresses nor listeners: those attach channels to it.
+What belongs to a stream hangs on its ``owner``, so that an event costs one look-up.  A link knows neither addresses nor
+listeners: those attach channels to it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dynlog.errors import Closed, DynlogError
 from dynlog.network.calls import Call
 from dynlog.network.deadlines import Deadlines
 from dynlog.network.incoming import IncomingCall, wake
+from dynlog.network.link_io import LinkIo
 from dynlog.network.outgoing import OutgoingStream, Unary, error_of, lost, too_late
 from dynlog.network.services import Services
 from dynlog.network.serving import forget, serve
@@ -40,13 +41,6 @@ from dynlog.network.session_events import (
 )
 from dynlog.network.session_stream import Stream
 from dynlog.record import Buffer
-from dynlog.wire import Channel
-
-FLUSH_AT = 16
-"""What a round of the loop makes ready leaves in pieces of about so many records: both ends are at work at once, and a
-write is still cheap beside what it carries."""
-TAKE_BYTES = 256 << 10
-"""What is handed to a channel at once before it is asked whether it has room."""
 
 
 class LinkWatcher(Protocol):
@@ -65,25 +59,7 @@ class LinkWatcher(Protocol):
         """The session has ended; nothing of it is left."""
 
 
-class Port:
-    """The receiver of one channel."""
-
-    __slots__ = ("channel", "generation", "link")
-
-    def __init__(self, link: Link, generation: int, channel: Channel) -> None:
-        self.link, self.generation, self.channel = link, generation, channel
-
-    def frames_received(self, frames: Sequence[Buffer]) -> None:
-        self.link.frames_received(self.generation, frames)
-
-    def writable(self) -> None:
-        self.link.channel_writable(self.generation)
-
-    def channel_lost(self, error: Exception | None) -> None:
-        self.link.channel_lost(self.generation, error)
-
-
-class Link:
+class Link(LinkIo):
     """See the module; implements `dynlog.network.calls.CallPath` for the peer at the other end."""
 
     def __init__(
@@ -95,26 +71,18 @@ class Link:
         own_id: int,
         pushed: Callable[[Link, Pushed], None] | None = None,
     ) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.session, self.services, self.deadlines = session, services, deadlines
+        super().__init__(session)
+        self.services, self.deadlines = services, deadlines
         self.calls: dict[IncomingCall, None] = {}
         """Calls of the peer that are not answered yet."""
-        self.ports: dict[int, Port] = {}
         self.peer_name = "?"
         self.own_id = own_id
         self.drained = asyncio.Event()
         self._watcher, self._pushed = watcher, pushed
-        self._port: Port | None = None
-        self._writable = False
-        self._scheduled = False
-        self._ready = 0
         self._waiting = 0
         """Calls from here for one reply."""
         self._roomers: deque[asyncio.Future[None]] = deque()
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
         self._peer: DynamoEntityID | None = None
-        self._generation = 0
         self._why: Exception | None = None
 
     # Calls.
@@ -130,7 +98,7 @@ class Link:
         tick = deadlines.add(waiting, stream.deadline or 0.0)
         self._waiting += 1
         if self._waiting == 1:
-            self._flush()  # nothing else can become ready: a round of the loop would bring no company
+            self.flush()  # nothing else can become ready: a round of the loop would bring no company
         else:
             self.wake()
         try:
@@ -209,102 +177,7 @@ class Link:
             )
         return self._peer
 
-    # Channels.
-
-    def port(self, channel: Channel) -> Port:
-        """The receiver for a new channel, under the next generation; nothing is sent on it yet."""
-        self._generation += 1
-        port = self.ports[self._generation] = Port(self, self._generation, channel)
-        return port
-
-    @property
-    def channel(self) -> Channel | None:
-        """What carries the session now."""
-        return None if self._port is None else self._port.channel
-
-    def frames_received(self, generation: int, frames: Sequence[Buffer]) -> None:
-        """Called by a port."""
-        now, session = self.loop.time(), self.session
-        for frame in frames:
-            events = session.receive(generation, frame, now)
-            if events:
-                self.dispatch(events)
-        if not self._scheduled:
-            self._scheduled = True
-            self.loop.call_soon(self._come_round)
-
-    def channel_writable(self, generation: int) -> None:
-        """Called by a port."""
-        if self._port is not None and self._port.generation == generation:
-            self._writable = True
-            self.wake()
-
-    def channel_lost(self, generation: int, error: Exception | None) -> None:
-        """Called by a port."""
-        port = self.ports.pop(generation, None)
-        if port is None:
-            return
-        if self._port is port:
-            self._port = None
-        self.dispatch(self.session.lost(generation, self.loop.time()))
-        self._rearm()
-        self._watcher.detached(self, generation, error)
-
-    # The work of each round of the loop.
-
-    def wake(self) -> None:
-        """What is ready leaves when the loop comes round; of much, a part leaves before, so that the peer may begin."""
-        self._ready += 1
-        if self._ready >= FLUSH_AT:
-            self._flush()
-        elif not self._scheduled:
-            self._scheduled = True
-            self.loop.call_soon(self._come_round)
-
-    def answered(self) -> None:
-        """A call of the peer was answered: with no other at work nothing else can become ready."""
-        if self.calls:
-            self.wake()
-        else:
-            self._flush()
-
-    def _come_round(self) -> None:
-        self._scheduled = False
-        self._flush()
-
-    def _flush(self) -> None:
-        self._ready = 0
-        session = self.session
-        port = self._port
-        if port is not None and self._writable:
-            send = port.channel.send
-            while session.wants_write:
-                frames = session.take(TAKE_BYTES)
-                if not frames:
-                    break
-                if not send(frames):
-                    self._writable = False
-                    break
-        if events := session.events():
-            self.dispatch(events)
-        self._rearm()
-
-    def _rearm(self) -> None:
-        at = self.session.next_timeout()
-        if self._timer is None:
-            if at == float("inf"):
-                return
-        elif at >= self._timer_at:
-            return  # it fires early, and is set anew then
-        else:
-            self._timer.cancel()
-        self._timer_at = at
-        self._timer = self.loop.call_at(at, self._tick)
-
-    def _tick(self) -> None:
-        self._timer = None
-        self.dispatch(self.session.tick(self.loop.time()))
-        self._flush()
+    # Events.
 
     def dispatch(self, events: Sequence[Event]) -> None:
         """Tells whoever it concerns."""
@@ -337,25 +210,30 @@ class Link:
             case Pushed(_, _, body):
                 self.session.grant_push(1, len(body))
             case Attached(generation, _):
-                self._port, self._writable = self.ports[generation], True
-                self.peer_name = f"{self.peer} at {self._port.channel.peer}"
+                self.peer_name = f"{self.peer} at {self.attach(generation).channel.peer}"
                 self._watcher.attached(self, generation)
             case Released(generation):
-                if (port := self.ports.get(generation)) is not None:
-                    port.channel.close()
+                self.release(generation)
             case ChannelFailed(generation, error):
                 self._why = error
-                if (port := self.ports.pop(generation, None)) is not None:
-                    if self._port is port:
-                        self._port = None
-                    port.channel.abort()
-                    self._watcher.detached(self, generation, error)
+                self.drop(generation, error)
             case GoingAway():
                 self._watcher.going_away(self)
             case Drained():
                 self.drained.set()
             case SessionOver(error):
                 self._over(error)
+
+    def detached(self, generation: int, error: Exception | None) -> None:
+        """See `LinkIo`."""
+        self._watcher.detached(self, generation, error)
+
+    def answered(self) -> None:
+        """A call of the peer was answered: with no other at work nothing else can become ready."""
+        if self.calls:
+            self.wake()
+        else:
+            self.flush()
 
     def _end(self, owner: Any, error: Callable[[Call], DynlogError]) -> None:
         if isinstance(owner, IncomingCall):
@@ -386,15 +264,7 @@ class Link:
             self.dispatch(self.session.close(reason, self.loop.time()))
 
     def _over(self, error: Exception | None) -> None:
-        # The last word leaves on whatever carried the session.
-        if self._port is not None and self.session.wants_write:
-            self._port.channel.send(self.session.take(TAKE_BYTES))
-        self._port = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        for port in list(self.ports.values()):
-            port.channel.close()
+        self.end()
         while self._roomers:
             wake(self._roomers.popleft())
         self.drained.set()
