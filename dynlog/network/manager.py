@@ -13,7 +13,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
-from dynlog.call_errors import CallOutcomeUnknown
+from dynlog.call_errors import CallOutcomeUnknown, NotSent, Overloaded
 from dynlog.entity import DynamoEntityID
 from dynlog.errors import Closed, ConfigurationError, DynlogError
 from dynlog.intake import ConsumerSettings
@@ -28,6 +28,7 @@ from dynlog.network.link import Link
 from dynlog.network.locating import WirePolicy, this_host, this_process
 from dynlog.network.messages import Message, to_bytes
 from dynlog.network.named import NamedSubscription
+from dynlog.network.paths import LOG, DurableCalls, Path, chosen, durable_calls
 from dynlog.network.peers import Peers
 from dynlog.network.publishing import Published
 from dynlog.network.registry import Place, Registry
@@ -62,7 +63,10 @@ class DynamoNetworkManager:
         policy: WirePolicy | None = None,
         token: bytes | None = None,
         settings: Settings | None = None,
+        durable: bool = False,
     ) -> None:
+        if durable and log is None:
+            raise ConfigurationError("durable calls are records on a log: open the manager with one")
         if entity.is_collection:
             raise ConfigurationError(f"{entity} is a collection: a manager stands for an instance")
         self.entity = entity
@@ -75,6 +79,9 @@ class DynamoNetworkManager:
         self._peers: Peers | None = None
         self._place: Place | None = None
         self._unwatch: Callable[[], object] = lambda: None
+        self._wants_durable = durable
+        self._durable: DurableCalls | None = None
+        self._stack = AsyncExitStack()
 
     # Life.
 
@@ -94,6 +101,11 @@ class DynamoNetworkManager:
             addresses = await self._peers.listen(self._listen)
             if addresses:
                 await self._place.update(replace(self._place.member, addresses=addresses))
+            if self._wants_durable:
+                assert self._log is not None
+                calls = durable_calls(self._log, self.entity, self.services)
+                self._durable = await self._stack.enter_async_context(calls)
+                undo.push_async_callback(self._stack.aclose)
             self._events.open(self._place, self._peers)
             self._unwatch = self._registry.on_change(self._changed)
             undo.pop_all()
@@ -114,6 +126,8 @@ class DynamoNetworkManager:
             return
         self._unwatch()
         await self._events.close()
+        self._durable = None
+        await self._stack.aclose()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -162,19 +176,27 @@ class DynamoNetworkManager:
         headers: Mapping[str, str] | None = None,
         idempotent: bool = False,
         correlation_id: str | None = None,
+        path: Path = Path.AUTO,
     ) -> Buffer:
         """The reply; every request resolves exactly once, as `dynlog.network.calls` says, within ``deadline`` seconds.
 
         A request that never left is made again by itself.  One whose outcome is unknown is made again, under the same
         correlation id and with the next attempt number, only if it is ``idempotent``.  Called from a handler, it
-        inherits the headers of the call that is handled and at most what is left of its time.
+        inherits the headers of the call that is handled and at most what is left of its time.  In a manager that was
+        opened with ``durable=True`` one that could not be sent goes by the log, as does one whose ``path`` says so.
         """
         body = message if type(message) is bytes else to_bytes(message)
         call = self._call(target, topic, deadline, headers, correlation_id)
+        if (durable := chosen(self._durable, target, path)) is not None:
+            return await durable.caller.request(call, body)
         pauses: Iterator[float] | None = None
         while True:
             try:
                 return await self._open_peers.dialler(target).request(call, body)
+            except NotSent as error:
+                if self._durable is None or path is Path.WIRE or isinstance(error, Overloaded):
+                    raise
+                return await self._durable.caller.request(call, body)
             except CallOutcomeUnknown:
                 pauses = pauses or iter(Backoff())
                 pause = next(pauses)
@@ -192,6 +214,7 @@ class DynamoNetworkManager:
         *,
         deadline: float = DEFAULT_DEADLINE_S,
         headers: Mapping[str, str] | None = None,
+        path: Path = Path.AUTO,
     ) -> AsyncIterator[ReplyStream]:
         """The replies in order, as in ``async with manager.stream(...) as replies: async for reply in replies``.
 
@@ -199,6 +222,10 @@ class DynamoNetworkManager:
         """
         body = messages if isinstance(messages, AsyncIterable) else to_bytes(messages)
         call = self._call(target, topic, deadline, headers, None)
+        if (durable := chosen(self._durable, target, path)) is not None:
+            async with durable.caller.stream(call, body) as replies:
+                yield replies
+            return
         async with await self._open_peers.dialler(target).stream(call, body) as replies:
             yield replies
 
@@ -266,9 +293,16 @@ class DynamoNetworkManager:
     async def switch(self, peer: DynamoEntityID, wire: str) -> str:
         """From now on the session with the peer goes by that wire (a scheme, or an address); what is open goes on.
 
+        ``log`` makes further calls to it records on the log, until it is switched to a wire again.
+
         Returns the address.  Raises ConfigurationError if the peer does not listen on such a wire, and what the wire
         raises; then all stays as it was.
         """
+        if wire == LOG:
+            chosen(self._durable, peer, Path.LOG)
+            assert self._durable is not None
+            self._durable.peers.add(peer)
+            return LOG
         dialler = self._open_peers.dialler(peer)
         address = wire
         if "://" not in wire:
@@ -281,6 +315,8 @@ class DynamoNetworkManager:
                 )
             address = matching[0]
         await dialler.move_to(address)
+        if self._durable is not None:
+            self._durable.peers.discard(peer)
         return address
 
     def links(self) -> list[Link]:

@@ -17,11 +17,13 @@ from uuid import uuid4
 import pytest
 
 from dynlog.entity import DynamoEntityID
+from dynlog.log import Log
 from dynlog.network.calls import Request
 from dynlog.network.events import Event
 from dynlog.network.manager import DynamoNetworkManager
 from dynlog.network.registry import LocalRegistry
 from dynlog.network.session_settings import Settings
+from dynlog.open import open_log
 from dynlog.record import Buffer
 from dynlog.testing.kinds import RunningServer
 from dynlog.wire import WIRES, scheme_of
@@ -147,11 +149,13 @@ def places(tmp_path: Path, request: pytest.FixtureRequest) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def world(places: dict[str, str], wires: list[str]) -> AsyncIterator[World]:
-    """The server listens on these wires alone."""
-    registry = LocalRegistry()
-    server = DynamoNetworkManager(SERVER, registry=registry, listen=[places[wire] for wire in wires], settings=SETTINGS)
-    caller = DynamoNetworkManager(CALLER, registry=registry, settings=SETTINGS)
+async def world(places: dict[str, str], wires: list[str], log: Log | None = None) -> AsyncIterator[World]:
+    """The server listens on these wires alone; with a log calls may go by it, too."""
+    registry, durable = LocalRegistry(), log is not None
+    server = DynamoNetworkManager(
+        SERVER, registry=registry, log=log, listen=[places[wire] for wire in wires], settings=SETTINGS, durable=durable
+    )
+    caller = DynamoNetworkManager(CALLER, registry=registry, log=log, settings=SETTINGS, durable=durable)
     async with server, caller:
         made = World(server, caller)
         made.serve()
@@ -206,3 +210,27 @@ async def test_killing_the_wire_that_carries_fails_over_and_loses_doubles_and_re
             await some_calls(here)
 
         await here.under_load(asyncio.create_task(strike()))
+
+
+@pytest.mark.parametrize("wire", list(WIRES))
+async def test_switching_between_a_wire_and_the_log_loses_doubles_and_reorders_nothing(
+    places: dict[str, str], wire: str, tmp_path: Path
+) -> None:
+    async with open_log(f"sqlite://{tmp_path}/calls.db") as log, world(places, [wire], log) as here:
+
+        async def strike() -> None:
+            for turn in range(SWITCHES):
+                await some_calls(here)
+                await here.caller.switch(here.server.entity, ("log", wire)[turn % 2])
+            await some_calls(here)
+
+        await here.under_load(asyncio.create_task(strike()))
+
+
+async def test_calls_that_no_wire_can_take_go_by_the_log_each_once(places: dict[str, str], tmp_path: Path) -> None:
+    async with open_log(f"sqlite://{tmp_path}/calls.db") as log, world(places, [], log) as here:
+        answers = await asyncio.gather(
+            *(here.caller.request(here.server.entity, "echo", b"%d" % number) for number in range(50))
+        )
+        assert [bytes(answer) for answer in answers] == [b"%d" % number for number in range(50)]
+        assert set(here.oracle.served.values()) == {1}
