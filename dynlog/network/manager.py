@@ -26,7 +26,7 @@ from dynlog.network.hierarchy import Member
 from dynlog.network.incoming import current_call
 from dynlog.network.link import Link
 from dynlog.network.locating import WirePolicy, this_host, this_process
-from dynlog.network.messages import Message, to_bytes
+from dynlog.network.messages import M, Message, read_reply, to_bytes
 from dynlog.network.named import NamedSubscription
 from dynlog.network.paths import LOG, DurableCalls, Path, chosen, durable_calls
 from dynlog.network.peers import Peers
@@ -162,7 +162,7 @@ class DynamoNetworkManager:
         """From now on the handler answers calls of that topic; raises ConfigurationError if another does.
 
         An async function gives one reply, an async generator a stream of them; both are given a `Request` and give
-        bytes.  `dynlog.network.models.of_model` makes one of a function over pydantic models.
+        bytes.  `dynlog.network.messages.of_model` makes one of a function over pydantic models.
         """
         return self.services.add(of or self.entity, topic, handler, settings)
 
@@ -204,6 +204,24 @@ class DynamoNetworkManager:
                     raise
             await asyncio.sleep(pause)
             call = replace(call, attempt=call.attempt + 1)
+
+    async def ask(
+        self,
+        target: DynamoEntityID,
+        topic: str,
+        message: Message,
+        reply: type[M],
+        *,
+        deadline: float = DEFAULT_DEADLINE_S,
+        headers: Mapping[str, str] | None = None,
+        idempotent: bool = False,
+        path: Path = Path.AUTO,
+    ) -> M:
+        """As `request`, with the reply as that model; a reply that does not fit raises HandlerFailed."""
+        body = await self.request(
+            target, topic, message, deadline=deadline, headers=headers, idempotent=idempotent, path=path
+        )
+        return read_reply(reply, body, topic)
 
     @asynccontextmanager
     async def stream(

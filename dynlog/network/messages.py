@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import TypeAlias, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from dynlog.call_errors import HandlerFailed
+from dynlog.network.calls import Handler, Request
 from dynlog.record import Buffer
 
 Message: TypeAlias = Buffer | bytearray | str | BaseModel
@@ -27,6 +29,16 @@ def to_bytes(message: Message) -> bytes:
     raise TypeError(f"a message is bytes, text or a pydantic model, not {type(message).__name__}")
 
 
+def of_model(model: type[M], function: Callable[[M], Awaitable[Message | None]]) -> Handler:
+    """A handler of a function from a model to a model; a request that does not fit is the handler's ValueError."""
+
+    async def handler(request: Request) -> Buffer | None:
+        reply = await function(read_model(model, request.body))
+        return None if reply is None else to_bytes(reply)
+
+    return handler
+
+
 def read_model(model: type[M], body: Buffer) -> M:
     """A message as the model; raises ValueError naming the first field that does not fit."""
     try:
@@ -37,9 +49,9 @@ def read_model(model: type[M], body: Buffer) -> M:
         raise ValueError(f"no {model.__name__}: {where}: {first['msg']}") from None
 
 
-def read_reply(model: type[M], body: Buffer, topic: str, correlation_id: str) -> M:
+def read_reply(model: type[M], body: Buffer, topic: str) -> M:
     """A reply as the model; raises HandlerFailed if the handler gave something else."""
     try:
         return read_model(model, body)
     except ValueError as error:
-        raise HandlerFailed("WrongReply", str(error), topic=topic, correlation_id=correlation_id) from None
+        raise HandlerFailed("WrongReply", str(error), topic=topic) from None

@@ -5,17 +5,28 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from pydantic import BaseModel
 
-from dynlog.call_errors import NoSuchTopic, NotSent
+from dynlog.call_errors import HandlerFailed, NoSuchTopic, NotSent
 from dynlog.entity import DynamoEntityID
 from dynlog.errors import ConfigurationError, EntityFenced
 from dynlog.network.calls import Request
 from dynlog.network.hierarchy import Interest, Member
+from dynlog.network.messages import of_model
 from dynlog.record import Buffer
 from tests.network.call_backend import PATIENCE_S
 from tests.network.registry_backend import BACKEND, FLEET, FRONTEND, RegistryBackend, World
 
 ONE, TWO = DynamoEntityID.from_name("one"), DynamoEntityID.from_name("two")
+
+
+class Prompt(BaseModel):
+    text: str
+
+
+class Completion(BaseModel):
+    text: str
+    tokens: int
 
 
 class RegistrySuite(RegistryBackend):
@@ -172,6 +183,23 @@ class ManagerSuite(RegistryBackend):
         assert (seen["trace"], seen["hop"]) == ("t", "2")
         assert isinstance(seen["left"], float)
         assert 0 < seen["left"] <= 7.0
+
+    async def test_models_go_and_come_as_models_and_what_does_not_fit_says_where(self, world: World) -> None:
+        async def generate(prompt: Prompt) -> Completion:
+            return Completion(text=prompt.text.upper(), tokens=len(prompt.text))
+
+        async def odd(prompt: Prompt) -> str:
+            return '{"text": "x"}'
+
+        server, caller = await world.manager("server"), await world.manager("caller")
+        server.serve("generate", of_model(Prompt, generate))
+        server.serve("odd", of_model(Prompt, odd))
+        answer = await caller.ask(server.entity, "generate", Prompt(text="hello"), Completion)
+        assert answer == Completion(text="HELLO", tokens=5)
+        with pytest.raises(HandlerFailed, match="no Prompt: text: Field required"):
+            await caller.request(server.entity, "generate", b"{}")
+        with pytest.raises(HandlerFailed, match="no Completion: tokens: Field required"):
+            await caller.ask(server.entity, "odd", Prompt(text="x"), Completion)
 
     async def test_a_token_that_is_wrong_opens_no_session(self, world: World) -> None:
         server = await world.manager("server", token=b"secret")
