@@ -13,12 +13,12 @@ from typing import Any, Protocol
 
 from dynlog.call_errors import CallError, NotSent
 from dynlog.entity import DynamoEntityID, EntityType
-from dynlog.errors import Closed, DynlogError
+from dynlog.errors import Closed, DeadlineExceeded, DynlogError
 from dynlog.network.calls import Call
 from dynlog.network.deadlines import Deadlines
 from dynlog.network.incoming import IncomingCall, wake
 from dynlog.network.link_io import LinkIo
-from dynlog.network.outgoing import OutgoingStream, Unary, error_of, lost, too_late
+from dynlog.network.outgoing import OutgoingStream, Unary, error_of, lost
 from dynlog.network.services import Services
 from dynlog.network.serving import forget, serve
 from dynlog.network.session import Session
@@ -201,8 +201,7 @@ class Link(LinkIo):
             case Lost(stream, sent):
                 self._end(stream.owner, lambda call: lost(call, sent, self.peer_name, self._why))
             case Writable(None):
-                while self._roomers:
-                    wake(self._roomers.popleft())
+                self._next_roomer()
             case Writable(stream):
                 wake(None if stream is None else stream.owner.writer)
             case Pushed() if self._pushed is not None:
@@ -285,20 +284,38 @@ class Link(LinkIo):
             ) from None
 
     async def _open_late(self, call: Call, body: Buffer | None, end: bool) -> Stream:
-        """Waits for room, as long as the call's deadline allows."""
+        """Waits for room, as long as the call's deadline allows; first come, first served.
+
+        One is woken at a time and wakes the next: all of them at once would mostly find the room taken.
+        """
+        again = False
         while True:
             turn: asyncio.Future[None] = self.loop.create_future()
-            self._roomers.append(turn)
+            (self._roomers.appendleft if again else self._roomers.append)(turn)
             self.wake()
             try:
                 async with asyncio.timeout(call.deadline.remaining):
                     await turn
-            except TimeoutError:
-                raise too_late(call, self.peer_name) from None
-            finally:
-                if not turn.done():
-                    turn.cancel()
-                elif not turn.cancelled() and self._roomers and self.session.over:
-                    wake(self._roomers.popleft())
-            if (stream := self._open(call, body, end)) is not None:
-                return stream
+            except BaseException as error:
+                if turn in self._roomers:
+                    self._roomers.remove(turn)
+                else:
+                    self._next_roomer()  # it was this one's turn
+                if isinstance(error, TimeoutError):
+                    raise DeadlineExceeded(
+                        f"no room to send the call in time: it never left (peer {self.peer_name}, topic {call.topic})"
+                    ) from None
+                raise
+            try:
+                opened = self._open(call, body, end)
+            except BaseException:
+                self._next_roomer()
+                raise
+            if opened is not None:
+                self._next_roomer()
+                return opened
+            again = True
+
+    def _next_roomer(self) -> None:
+        if self._roomers:
+            wake(self._roomers.popleft())
