@@ -21,11 +21,19 @@ import nats as nats_py
 from benchmarks.network_ours import CALLER, SERVER, TOKENS, caller, serve
 from benchmarks.network_peers import CLIENTS, Call, other_process
 from benchmarks.report import Row
+from dynlog.network.calls import Call as BoundCall
+from dynlog.network.calls import Request
 from dynlog.network.hierarchy import Member
 from dynlog.network.locating import this_host, this_process
+from dynlog.network.log_caller import LogCaller
+from dynlog.network.log_server import LogServer
 from dynlog.network.manager import DynamoNetworkManager
 from dynlog.network.registry import LocalRegistry
+from dynlog.network.services import Services
+from dynlog.open import open_log
+from dynlog.record import Buffer
 from dynlog.testing.nats import NatsServer
+from dynlog.timing import Deadline
 
 BODY = b"x" * 100
 MANY = 64
@@ -47,6 +55,7 @@ async def _run(share: float) -> list[Row]:
     rows += await _tokens(share)
     rows += await _sizes(share)
     rows += await _layers(share)
+    rows += await _log(share)
     return rows
 
 
@@ -212,3 +221,33 @@ async def _layers(share: float) -> list[Row]:
     async with serve("inproc://layers"), DynamoNetworkManager(CALLER, registry=registry) as manager:
         rates = [await _rate(_ours(manager.request), count, MANY) for _ in range(3)]
     return [Row("a call through manager, session and an in-process wire", 1e6 / median(rates), "us, both ends")]
+
+
+async def _log(share: float) -> list[Row]:
+    """Durable calls: request and reply are records on SQLite, synced before either end goes on."""
+    services = Services()
+
+    async def echo(request: Request) -> Buffer:
+        return request.body
+
+    services.add(SERVER, "echo", echo)
+    with tempfile.TemporaryDirectory() as folder:
+        async with (
+            open_log(f"sqlite://{folder}/calls.db") as log,
+            LogServer.open(log, "calls", services, [SERVER]),
+            LogCaller.open(log, "calls", CALLER) as path,
+        ):
+
+            async def call(body: bytes) -> bytes:
+                return bytes(await path.request(BoundCall(SERVER, "echo", Deadline(30.0), CALLER), body))
+
+            times = []
+            for _ in range(max(int(500 * share), 50)):
+                begun = time.perf_counter()
+                await call(BODY)
+                times.append(1000 * (time.perf_counter() - begun))
+            rate = max([await _rate(call, max(int(10_000 * share), 500), MANY) for _ in range(3)])
+    return [
+        Row("a call on the log (SQLite), one in flight, p50", median(times), "ms"),
+        Row("calls on the log (SQLite), 64 in flight", rate, "calls/s", None, ">= 5000", "both ends in one process"),
+    ]
