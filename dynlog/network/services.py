@@ -101,10 +101,6 @@ class Services:
         """Who serves the topic of the entity with that key."""
         return self._services.get((target, topic))
 
-    def serves(self, target: bytes) -> bool:
-        """Whether anything of that entity is served."""
-        return any(key == target for key, _ in self._services)
-
     async def remove(self, service: Service, *, grace: float = 10.0) -> bool:
         """Takes no further call and waits for those that run, at most ``grace`` seconds; whether all are over."""
         self._services.pop((service.target.key, service.topic), None)

@@ -43,7 +43,6 @@ class TestTcp(WireSuite):
 class TestZmq(WireSuite):
     scheme = "zmq"
     sees_death = False
-    frees_at_close = False
 
     def address(self, tmp_path: Path) -> str:
         return "zmq://127.0.0.1:0"
@@ -55,7 +54,6 @@ class TestZmq(WireSuite):
 class TestSse(WireSuite):
     scheme = "sse"
     sees_death = False
-    frees_at_close = False
 
     def address(self, tmp_path: Path) -> str:
         return "sse://127.0.0.1:0/dynlog"

@@ -120,8 +120,6 @@ class WireBackend(ABC):
     scheme: str
     sees_death = True
     """Whether a channel ends by itself when the other process is killed; else the session's pings find out."""
-    frees_at_close = True
-    """Whether a listener's place is free once it is closed although channels go on."""
 
     @abstractmethod
     def address(self, tmp_path: Path) -> str:
