@@ -1,23 +1,24 @@
-"""Who belongs to whom, folded from what entities say of themselves: the same records give the same hierarchy anywhere.
+"""Who is there and who belongs to whom, as of one offset: the same records give the same hierarchy anywhere.
 
-An entity names its parents.  An edge that would close a circle is not taken, and is named in `broken`: of two that
-close one together the later in the log is left out.
+An entity names its parents, where it is reached, and what its process subscribes to.  Whoever looks twice without an
+await between sees the same.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 from dynlog.entity import DynamoEntityID
 from dynlog.errors import ConfigurationError
+from dynlog.network.registry_edges import Edges, Since
 
 MAX_PARENTS = 64
 MAX_ADDRESSES = 32
 MAX_INTERESTS = 4096
-REMEMBERED_EDGES = 65_536
+REMEMBERED_ANSWERS = 4096
 
 
 class Interest(NamedTuple):
@@ -54,55 +55,71 @@ class Member:
                 raise ConfigurationError(f"{self.entity} cannot belong to {parent}: only a collection has members")
 
 
-class _Past(NamedTuple):
-    """An edge that is no longer: it was there from ``since`` on, and at ``until`` no more."""
-
-    child: DynamoEntityID
-    parent: DynamoEntityID
-    since: int
-    until: int
-
-
 class Hierarchy:
     """All members as of one offset."""
 
     def __init__(self) -> None:
         self.offset = 0
-        self.broken: dict[DynamoEntityID, str] = {}
-        """Why an edge of that entity was not taken."""
         self._members: dict[DynamoEntityID, Member] = {}
-        self._parents: dict[DynamoEntityID, dict[DynamoEntityID, int]] = {}
-        """With the offset from which on each edge is there."""
-        self._children: dict[DynamoEntityID, dict[DynamoEntityID, int]] = {}
-        self._past: deque[_Past] = deque(maxlen=REMEMBERED_EDGES)
+        self._joined: dict[DynamoEntityID, int] = {}
+        self._edges = Edges()
+        self._by_topic: dict[str, dict[DynamoEntityID, Member]] = {}
+        self._interested: dict[Interest, list[Member]] = {}
+        """What was asked since the last change."""
 
-    def put(self, member: Member, offset: int) -> None:
-        """The entity is there, or says something else than before."""
+    def put(
+        self,
+        member: Member,
+        offset: int,
+        *,
+        time_ms: int = 0,
+        since: Mapping[DynamoEntityID, Since] = MappingProxyType({}),
+        joined: int | None = None,
+    ) -> None:
+        """The entity is there, or says something else than before.
+
+        ``since`` says of parents where the edge to them began, if not here, and ``joined`` since when the entity has
+        been there without a break.
+        """
         entity = member.entity
-        earlier = self._parents.get(entity, {})
-        kept = {parent: earlier[parent] for parent in member.parents if parent in earlier}
-        self._unlink(entity, offset, kept)
-        self.broken.pop(entity, None)
+        here = Since(offset, time_ms)
+        self._forget_interests(entity)
         self._members[entity] = member
-        for parent in member.parents:
-            if parent == entity or self.is_below(parent, entity):
-                self.broken[entity] = f"{parent} belongs to {entity} already: they would contain each other"
-                continue
-            since = kept.get(parent, offset)
-            self._parents.setdefault(entity, {})[parent] = since
-            self._children.setdefault(parent, {})[entity] = since
+        self._joined[entity] = offset if joined is None else joined
+        for interest in member.interests:
+            self._by_topic.setdefault(interest.topic, {})[entity] = member
         self.offset = offset
+        self._interested.clear()
+        self._edges.say(entity, {parent: since.get(parent, here) for parent in member.parents}, offset)
 
     def remove(self, entity: DynamoEntityID, offset: int) -> None:
         """The entity is gone."""
-        self._unlink(entity, offset, {})
-        self.broken.pop(entity, None)
+        self._forget_interests(entity)
         self._members.pop(entity, None)
+        self._joined.pop(entity, None)
         self.offset = offset
+        self._interested.clear()
+        self._edges.say(entity, {}, offset)
 
     def get(self, entity: DynamoEntityID) -> Member | None:
         """What the entity says of itself, if it is there."""
         return self._members.get(entity)
+
+    def joined(self, entity: DynamoEntityID) -> int:
+        """Since when the entity has been there without a break; 0 if it is not."""
+        return self._joined.get(entity, 0)
+
+    def since(self, entity: DynamoEntityID) -> Mapping[DynamoEntityID, Since]:
+        """Where each edge to its parents began, as it said them."""
+        return self._edges.said(entity)
+
+    @property
+    def broken(self) -> dict[DynamoEntityID, str]:
+        """Why an edge of that entity is not taken."""
+        return {
+            child: f"{self._name(parent)} belongs to {self._name(child)} already: they would contain each other"
+            for child, parent in self._edges.broken.items()
+        }
 
     def check(self, member: Member) -> None:
         """Raises ConfigurationError if one of its edges would close a circle as things are."""
@@ -114,31 +131,19 @@ class Hierarchy:
 
     def below(self, entity: DynamoEntityID) -> Iterator[DynamoEntityID]:
         """All that belong to it, directly or not, each once, not itself."""
-        return self._walk(entity, self._children)
+        return self._edges.below(entity)
 
-    def above(self, entity: DynamoEntityID) -> Iterator[DynamoEntityID]:
-        """All that it belongs to, directly or not, each once, not itself."""
-        return self._walk(entity, self._parents)
+    def above(self, entity: DynamoEntityID) -> Mapping[DynamoEntityID, Since]:
+        """All that it belongs to, directly or not, not itself, and since when."""
+        return self._edges.above(entity)
 
     def is_below(self, entity: DynamoEntityID, other: DynamoEntityID) -> bool:
         """Whether it belongs to the other, directly or not."""
-        return any(above == other for above in self.above(entity))
+        return other in self._edges.above(entity)
 
     def was_below(self, entity: DynamoEntityID, other: DynamoEntityID, offset: int) -> bool:
         """Whether it was the other, or belonged to it, at that offset; the last 65,536 edges that ended count."""
-        seen = {entity}
-        queue = [entity]
-        while queue:
-            child = queue.pop()
-            if child == other:
-                return True
-            parents = [parent for parent, since in self._parents.get(child, {}).items() if since <= offset]
-            parents += [edge.parent for edge in self._past if edge.child == child and edge.since <= offset < edge.until]
-            for parent in parents:
-                if parent not in seen:
-                    seen.add(parent)
-                    queue.append(parent)
-        return False
+        return self._edges.was_below(entity, other, offset)
 
     def instances(self, entity: DynamoEntityID) -> list[Member]:
         """The instances that belong to a collection, by id; of an instance itself, if it is there."""
@@ -149,57 +154,65 @@ class Hierarchy:
 
     def interested(self, entity: DynamoEntityID, topic: str) -> list[Member]:
         """The processes that an event for the entity goes to: those that subscribe to it or to anything below it."""
-        reached = {entity, *self.below(entity)}
-        return [
-            member
-            for member in self._members.values()
-            if any(interest.topic == topic and interest.entity in reached for interest in member.interests)
-        ]
+        asked = Interest(entity, topic)
+        found = self._interested.get(asked)
+        if found is None:
+            reached = {entity, *self.below(entity)}
+            found = [
+                member
+                for member in self._by_topic.get(topic, {}).values()
+                if any(interest.topic == topic and interest.entity in reached for interest in member.interests)
+            ]
+            if len(self._interested) >= REMEMBERED_ANSWERS:
+                self._interested.clear()
+            self._interested[asked] = found
+        return found
 
     def members(self) -> list[Member]:
         """Everybody, by id."""
         return sorted(self._members.values(), key=lambda member: member.entity)
 
     def tree(self) -> str:
-        """The hierarchy as text, a line an entity, indented by two spaces a level; one of two parents is under both."""
-        known = {*self._members, *self._children}
+        """The hierarchy as text, a line an entity, indented by two spaces a level.
+
+        What belongs to two is under both; what is below it, under the first.
+        """
+        broken, children = self.broken, self._edges.children
+        roots = {*self._members, *self._edges.collections()}
+        waiting = [(0, e) for e in sorted(roots, key=_shown, reverse=True) if not self._edges.parents(e)]
         lines: list[str] = []
-
-        def draw(entity: DynamoEntityID, depth: int) -> None:
+        drawn: set[DynamoEntityID] = set()
+        while waiting:
+            depth, entity = waiting.pop()
             member = self._members.get(entity)
-            shown = member.entity if member else next((p for p in self._named(entity)), entity)
-            where = f"  {' '.join(member.addresses)}" if member and member.addresses else ""
-            lines.append(f"{'  ' * depth}{shown}{where}")
-            for child in sorted(self._children.get(entity, ()), key=lambda e: (not e.is_collection, str(e))):
-                draw(child, depth + 1)
-
-        for root in sorted((e for e in known if not self._parents.get(e)), key=lambda e: (not e.is_collection, str(e))):
-            draw(root, 0)
+            said = [f"{'  ' * depth}{self._name(entity)}", *(member.addresses if member else ())]
+            if entity in broken:
+                said.append(f"({broken[entity]})")
+            if entity in drawn and children(entity):
+                said.append("(see above)")
+            else:
+                waiting += [(depth + 1, child) for child in sorted(children(entity), key=_shown, reverse=True)]
+            drawn.add(entity)
+            lines.append("  ".join(said))
         return "\n".join(lines)
 
-    def _named(self, entity: DynamoEntityID) -> Iterator[DynamoEntityID]:
-        """The entity as those that belong to it call it."""
-        for child in self._children.get(entity, ()):
-            yield from (parent for parent in self._parents.get(child, ()) if parent == entity)
+    def _name(self, entity: DynamoEntityID) -> DynamoEntityID:
+        """The entity as it calls itself, or as one that belongs to it does."""
+        if (member := self._members.get(entity)) is not None:
+            return member.entity
+        child = next(iter(self._edges.children(entity)), None)
+        return entity if child is None else next(p for p in self._edges.parents(child) if p == entity)
 
-    def _unlink(self, entity: DynamoEntityID, offset: int, kept: Mapping[DynamoEntityID, int]) -> None:
-        for parent, since in self._parents.pop(entity, {}).items():
-            children = self._children[parent]
-            del children[entity]
-            if not children:
-                del self._children[parent]
-            if parent not in kept:
-                self._past.append(_Past(entity, parent, since, offset))
+    def _forget_interests(self, entity: DynamoEntityID) -> None:
+        member = self._members.get(entity)
+        for interest in member.interests if member is not None else ():
+            on_topic = self._by_topic.get(interest.topic)
+            if on_topic is not None:
+                on_topic.pop(entity, None)
+                if not on_topic:
+                    del self._by_topic[interest.topic]
 
-    @staticmethod
-    def _walk(
-        start: DynamoEntityID, edges: dict[DynamoEntityID, dict[DynamoEntityID, int]]
-    ) -> Iterator[DynamoEntityID]:
-        seen = {start}
-        queue = [start]
-        while queue:
-            for entity in edges.get(queue.pop(), ()):
-                if entity not in seen:
-                    seen.add(entity)
-                    queue.append(entity)
-                    yield entity
+
+def _shown(entity: DynamoEntityID) -> tuple[bool, str]:
+    """Collections before instances, by name."""
+    return not entity.is_collection, str(entity)

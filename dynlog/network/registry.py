@@ -7,6 +7,7 @@ a fleet is a bucket of the log (`dynlog.network.bucket_registry`).
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
@@ -62,7 +63,8 @@ class LocalRegistry:
 
     def __init__(self) -> None:
         self.view = Hierarchy()
-        self._lives: dict[DynamoEntityID, int] = {}
+        self._life = 0
+        """Of whoever joined last."""
         self._places: dict[DynamoEntityID, LocalPlace] = {}
         self._changed: dict[Changed, None] = {}
 
@@ -70,9 +72,8 @@ class LocalRegistry:
         self.view.check(member)
         entity = member.entity
         if not entity.is_collection:
-            life = max(self._lives.get(entity, 0) + 1, entity.incarnation)
-            self._lives[entity] = life
-            member = replace(member, entity=entity.in_life(life))
+            self._life = max(self._life + 1, entity.incarnation)
+            member = replace(member, entity=entity.in_life(self._life))
         if (earlier := self._places.get(entity)) is not None and not entity.is_collection:
             earlier.fence(member.entity.incarnation)
         place = self._places[entity] = LocalPlace(self, member)
@@ -88,8 +89,12 @@ class LocalRegistry:
 
     def say(self, member: Member) -> int:
         """Takes what a member says of itself."""
-        self.view.put(member, self.view.offset + 1)
-        self._tell(member.entity)
+        view, entity = self.view, member.entity
+        view.put(
+            member, view.offset + 1, time_ms=int(time.time() * 1000), since=view.since(entity),
+            joined=view.joined(entity) or None,
+        )  # fmt: skip
+        self._tell(entity)
         return self.view.offset
 
     def forget(self, place: LocalPlace) -> None:
