@@ -40,6 +40,7 @@ class Acceptor:
         self.identity, self.settings, self.services, self.deadlines = identity, settings, services, deadlines
         self.links: dict[bytes, Link] = {}
         self.refused = 0
+        self._ids: dict[Link, bytes] = {}
         self._token, self._pushed = token, pushed
         self._own_id = int.from_bytes(identity.entity, "big")
         self._lives: OrderedDict[bytes, int] = OrderedDict()
@@ -80,6 +81,7 @@ class Acceptor:
             session = Session.acceptor(self.identity, self.settings, hello, now)
             link = Link(session, self.services, self.deadlines, self, self._own_id, self._pushed)
             self.links[hello.session_id] = link
+            self._ids[link] = hello.session_id
         port = link.port(channel)
         answer, events = link.session.accept(port.generation, hello, channel.max_frame_bytes, now)
         channel.send([(answer,)])
@@ -112,9 +114,7 @@ class Acceptor:
 
     def over(self, link: Link, error: Exception | None) -> None:
         """Forgets the session."""
-        for session_id, known in list(self.links.items()):
-            if known is link:
-                del self.links[session_id]
+        self.links.pop(self._ids.pop(link, b""), None)
 
     # The end.
 

@@ -167,7 +167,9 @@ class EventHub:
         """Somebody came, went or moved: there may be more for subscriptions to follow."""
         if self._log is not None:
             for subscription in self.subscriptions:
-                self._spawn(subscription.follow(list(self._registry.view.above(subscription.entity))))
+                above = list(self._registry.view.above(subscription.entity))
+                if not subscription.follows(above):
+                    self._spawn(subscription.follow(above))
 
     def _spawn(self, work: Awaitable[object]) -> None:
         task = asyncio.ensure_future(_tried(work))

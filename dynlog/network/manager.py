@@ -75,7 +75,6 @@ class DynamoNetworkManager:
         self._parents, self._policy, self._token = tuple(parents), policy or WirePolicy(), token
         self._settings = settings or Settings()
         self._events = EventHub(registry, log)
-        self._tasks: set[asyncio.Future[Any]] = set()
         self._peers: Peers | None = None
         self._place: Place | None = None
         self._unwatch: Callable[[], object] = lambda: None
@@ -128,9 +127,6 @@ class DynamoNetworkManager:
         await self._events.close()
         self._durable = None
         await self._stack.aclose()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
         with suppress(DynlogError):
             await self._place.leave()
         await self._peers.close()
@@ -386,8 +382,4 @@ class DynamoNetworkManager:
     def _changed(self, entity: DynamoEntityID) -> None:
         """Somebody is gone: the way to it is of no further use."""
         if self._peers is not None and self._registry.view.get(entity) is None:
-            dialler = self._peers.forget(entity)
-            if dialler is not None:
-                task = asyncio.ensure_future(dialler.close())
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+            self._peers.forget(entity)

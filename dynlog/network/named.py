@@ -63,6 +63,10 @@ class NamedSubscription:
                 )
                 await opened
 
+    def follows(self, above: Iterable[DynamoEntityID]) -> bool:
+        """Whether the topics of these are consumed already."""
+        return all(log_topic(entity)[0] in self._following for entity in above)
+
     async def _consume(self, log_topic_name: str, opened: asyncio.Future[None]) -> None:
         try:
             # Each subscription is a name of its own in the log: two topics of one name must not take from each other.

@@ -46,6 +46,7 @@ class Peers:
         self._pushed = pushed
         self._wires: dict[str, Wire] = {}
         self._listeners: list[Listener] = []
+        self._forgetting: set[asyncio.Task[None]] = set()
         self._closed = False
 
     def wire(self, scheme: str) -> Wire:
@@ -79,9 +80,12 @@ class Peers:
             dialler.addresses[:] = self._addresses(peer)  # it may have come back elsewhere
         return dialler
 
-    def forget(self, peer: DynamoEntityID) -> Dialler | None:
-        """The way to a peer that is gone; whoever calls this closes it."""
-        return self.diallers.pop(peer, None)
+    def forget(self, peer: DynamoEntityID) -> None:
+        """Ends the way to a peer, if there is one."""
+        if (dialler := self.diallers.pop(peer, None)) is not None:
+            task = asyncio.create_task(dialler.close(), name=f"dynlog-forget {peer}")
+            self._forgetting.add(task)
+            task.add_done_callback(self._forgetting.discard)
 
     def links(self) -> list[Link]:
         """Every session that is open."""
@@ -107,9 +111,7 @@ class Peers:
         for peer, dialler in self.diallers.items():
             link = dialler.link
             if link is None or link.session.over or not link.session.stats().streams:
-                del self.diallers[peer]
-                if link is not None:
-                    link.close("it was idle, and room was needed")
+                self.forget(peer)
                 return
         raise NotSent(f"{MAX_PEERS} peers are being called at once: no room for another session")
 
@@ -127,6 +129,7 @@ class Peers:
             await listener.close()
         for dialler in list(self.diallers.values()):
             await dialler.close()
+        await asyncio.gather(*self._forgetting)
         self.acceptor.close()
         for wire in self._wires.values():
             await wire.close()

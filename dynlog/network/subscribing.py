@@ -78,6 +78,10 @@ class Subscription:
                     self._next[name, partition] = position.offset
                 self._readers[name] = self._spawn(self._read(reader), f"dynlog-subscription {name}")
 
+    def follows(self, above: Iterable[DynamoEntityID]) -> bool:
+        """Whether the topics of these are read already."""
+        return all(log_topic(entity)[0] in self._readers for entity in above)
+
     def wants(self, event: Event) -> bool:
         """Whether the event is for this subscription: it was published to its entity or to one above it."""
         return event.topic == self.topic and (
