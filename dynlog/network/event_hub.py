@@ -63,6 +63,11 @@ class EventHub:
         assert self._publisher is not None
         return await self._publisher.publish(target, topic, body, headers, reach)
 
+    async def flush(self) -> None:
+        """See `Publisher.flush`."""
+        assert self._publisher is not None
+        await self._publisher.flush()
+
     async def subscribe(
         self,
         entity: DynamoEntityID,

@@ -51,6 +51,7 @@ class LinkIo(ABC):
         self._writable = False
         self._scheduled = False
         self._ready = 0
+        self._flushers: list[asyncio.Future[None]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
 
@@ -114,6 +115,15 @@ class LinkIo(ABC):
             self._scheduled = True
             self.loop.call_soon(self._come_round)
 
+    async def flushed(self) -> None:
+        """Returns once all that was ready has been handed to a channel; forever, while there is none."""
+        while not self.session.over and (self.session.wants_write or self._port is None):
+            self.flush()
+            if self.session.wants_write or self._port is None:
+                turn: asyncio.Future[None] = self.loop.create_future()
+                self._flushers.append(turn)
+                await turn
+
     def _come_round(self) -> None:
         self._scheduled = False
         self.flush()
@@ -135,6 +145,8 @@ class LinkIo(ABC):
         if events := session.events():
             self.dispatch(events)
         self._rearm()
+        if self._flushers and (session.over or not session.wants_write):
+            self._tell_flushers()
 
     def _rearm(self) -> None:
         at = self.session.next_timeout()
@@ -152,6 +164,12 @@ class LinkIo(ABC):
         self._timer = None
         self.dispatch(self.session.tick(self.loop.time()))
         self.flush()
+
+    def _tell_flushers(self) -> None:
+        flushers, self._flushers = self._flushers, []
+        for turn in flushers:
+            if not turn.done():
+                turn.set_result(None)
 
     def attach(self, generation: int) -> Port:
         """That channel carries the session from now on."""
@@ -181,3 +199,4 @@ class LinkIo(ABC):
             self._timer = None
         for port in list(self.ports.values()):
             port.channel.close()
+        self._tell_flushers()

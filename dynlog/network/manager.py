@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from dynlog.call_errors import CallOutcomeUnknown, NotSent, Overloaded
 from dynlog.entity import DynamoEntityID
-from dynlog.errors import Closed, ConfigurationError, DynlogError
+from dynlog.errors import Closed, ConfigurationError, DeadlineExceeded, DynlogError
 from dynlog.intake import ConsumerSettings
 from dynlog.log import Log
 from dynlog.network.broadcast import Gathered, broadcast
@@ -301,6 +301,18 @@ class DynamoNetworkManager:
     async def unsubscribe(self, subscription: Subscription | NamedSubscription) -> None:
         """Ends the subscription."""
         await self._events.unsubscribe(subscription)
+
+    async def flush(self, timeout: float = DRAIN_S) -> None:
+        """Returns once all that was said so far is in the log or has been handed to a wire; raises DeadlineExceeded.
+
+        Nothing needs it to leave: what is ready leaves by itself when the loop comes round.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                await self._events.flush()
+                await asyncio.gather(*(link.flushed() for link in self.links()))
+        except TimeoutError:
+            raise DeadlineExceeded(f"{timeout:g} s were not enough to hand over what is to be sent") from None
 
     # The operator's.
 

@@ -106,6 +106,10 @@ class Publisher:
         self._producers[name] = producer
         return producer
 
+    async def flush(self) -> None:
+        """Returns once everything that was published is in the log; raises what kept any of it out."""
+        await asyncio.gather(*(producer.flush() for producer in self._producers.values()))
+
     async def close(self) -> None:
         """Returns once what was published is in the log, or was given up."""
         producers, self._producers = list(self._producers.values()), {}

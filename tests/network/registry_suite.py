@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from dynlog.call_errors import HandlerFailed, NoSuchTopic, NotSent
 from dynlog.entity import DynamoEntityID
-from dynlog.errors import ConfigurationError, EntityFenced
+from dynlog.errors import ConfigurationError, DeadlineExceeded, EntityFenced
 from dynlog.network.calls import Request
 from dynlog.network.hierarchy import Interest, Member
 from dynlog.network.messages import of_model
@@ -183,6 +183,31 @@ class ManagerSuite(RegistryBackend):
         assert (seen["trace"], seen["hop"]) == ("t", "2")
         assert isinstance(seen["left"], float)
         assert 0 < seen["left"] <= 7.0
+
+    async def test_a_flush_returns_once_a_wire_has_what_was_said_and_fails_by_its_deadline(self, world: World) -> None:
+        server, caller = await world.manager("server", listen=["tcp://127.0.0.1:0"]), await world.manager("caller")
+
+        async def echo(request: Request) -> Buffer:
+            return request.body
+
+        server.serve("echo", echo)
+        await caller.request(server.entity, "echo", b"first")
+        calls = [asyncio.create_task(caller.request(server.entity, "echo", bytes(100_000))) for _ in range(20)]
+        await asyncio.sleep(0)
+        await caller.flush()
+        assert [len(await call) for call in calls] == [100_000] * 20
+        (link,) = caller.links()
+        assert link.channel is not None
+        there = server.links()[0].channel
+        assert there is not None
+        there.pause()  # nothing is taken there: what is said stays here, as far as the wire has no room
+        stuck = [asyncio.create_task(caller.request(server.entity, "echo", bytes(1_000_000))) for _ in range(20)]
+        await asyncio.sleep(0)
+        with pytest.raises(DeadlineExceeded):
+            await caller.flush(0.2)
+        there.resume()
+        assert [len(await call) for call in stuck] == [1_000_000] * 20
+        await caller.flush()
 
     async def test_models_go_and_come_as_models_and_what_does_not_fit_says_where(self, world: World) -> None:
         async def generate(prompt: Prompt) -> Completion:
