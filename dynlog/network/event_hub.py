@@ -25,6 +25,9 @@ from dynlog.record import Buffer
 
 REACH_S = 5.0
 """How long a way to a subscriber may take to be made."""
+AGAIN_S = 1.0
+"""For so long nobody waits again for a way that could not be made."""
+_MISSING = object()
 
 
 class EventHub:
@@ -33,6 +36,9 @@ class EventHub:
     def __init__(self, registry: Registry, log: Log | None) -> None:
         self.subscriptions: dict[Subscription | NamedSubscription, None] = {}
         self._registry, self._log = registry, log
+        self._by_topic: dict[str, list[Subscription]] = {}
+        self._ways: dict[DynamoEntityID, asyncio.Task[None]] = {}
+        self._saying = asyncio.Lock()
         self._tasks: set[asyncio.Future[Any]] = set()
         self._place: Place | None = None
         self._peers: Peers | None = None
@@ -50,9 +56,10 @@ class EventHub:
         self._unwatch()
         for subscription in list(self.subscriptions):
             await subscription.close()
-        for task in list(self._tasks):
+        tasks = [*self._tasks, *self._ways.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._publisher is not None:
             await self._publisher.close()
 
@@ -91,18 +98,27 @@ class EventHub:
         try:
             await subscription.start()
             self.subscriptions[subscription] = None
+            if isinstance(subscription, Subscription):
+                self._by_topic.setdefault(topic, []).append(subscription)
             await self._say_interests()
         except BaseException:
-            self.subscriptions.pop(subscription, None)
+            self._forget(subscription)
             await subscription.close()
             raise
         return subscription
 
     async def unsubscribe(self, subscription: Subscription | NamedSubscription) -> None:
         """Ends the subscription."""
-        self.subscriptions.pop(subscription, None)
+        self._forget(subscription)
         await subscription.close()
         await self._say_interests()
+
+    def _forget(self, subscription: Subscription | NamedSubscription) -> None:
+        if self.subscriptions.pop(subscription, _MISSING) is None and isinstance(subscription, Subscription):
+            on_topic = self._by_topic[subscription.topic]
+            on_topic.remove(subscription)
+            if not on_topic:
+                del self._by_topic[subscription.topic]
 
     # What goes out.
 
@@ -111,33 +127,59 @@ class EventHub:
         assert self._place is not None
         assert self._peers is not None
         if member.entity == self._place.member.entity:
-            self._dispatch(event, _nothing)
-            return True
+            return self._push_here(event)
         try:
             dialler = self._peers.dialler(member.entity)
         except DynlogError:
             return False
         link = dialler.link
         if link is None or link.session.over or link.channel is None:
-            self._spawn(dialler.connect(REACH_S))
+            self._way(member.entity)
             return False
         return link.push(event.target.key, topic, encoded)
 
     async def reach(self, member: Member) -> None:
         """See `Pusher`."""
+        await asyncio.shield(self._way(member.entity))
+
+    def _way(self, peer: DynamoEntityID) -> asyncio.Task[None]:
+        """The one attempt at a time to make a way to the peer; one that failed stands for a second."""
+        way = self._ways.get(peer)
+        if way is None:
+            way = self._ways[peer] = asyncio.create_task(self._connect(peer), name=f"dynlog-way {peer}")
+            way.add_done_callback(lambda way: self._tried(peer, way))
+        return way
+
+    async def _connect(self, peer: DynamoEntityID) -> None:
         assert self._peers is not None
-        await self._peers.dialler(member.entity).connect(REACH_S)
+        await self._peers.dialler(peer).connect(REACH_S)
+
+    def _tried(self, peer: DynamoEntityID, way: asyncio.Task[None]) -> None:
+        if way.cancelled() or way.exception() is None:
+            self._ways.pop(peer, None)
+        else:
+            asyncio.get_running_loop().call_later(AGAIN_S, self._ways.pop, peer, None)
+
+    def _push_here(self, event: Event) -> bool:
+        """To one's own subscriptions: no session bounds what waits, so their queues do."""
+        here = [s for s in self._by_topic.get(event.topic, ()) if s.wants(event)]
+        if event.place is None and any(subscription.full for subscription in here):
+            return False
+        for subscription in here:
+            subscription.pushed(event, None)
+        return True
 
     # What comes in.
 
     def pushed(self, link: Link, pushed: Pushed) -> None:
-        """A peer pushed an event; its room is given back once every subscription has taken it."""
+        """A peer pushed an event; its room is given back once every subscription is done with it."""
+        size = len(pushed.body)
         try:
             event = from_push(pushed.topic, pushed.body)
         except DynlogError:
-            link.pushed_consumed(len(pushed.body))
+            link.pushed_consumed(size)
             return
-        left, size = 1, len(pushed.body)
+        left = 1
 
         def done() -> None:
             nonlocal left
@@ -145,28 +187,22 @@ class EventHub:
             if not left:
                 link.pushed_consumed(size)
 
-        for subscription in list(self.subscriptions):
-            if isinstance(subscription, Subscription) and subscription.wants(event):
-                left += 1
-                subscription.pushed(event, done)
+        for subscription in self._by_topic.get(event.topic, ()):
+            left += subscription.pushed(event, done)
         done()
-
-    def _dispatch(self, event: Event, done: Callable[[], None]) -> None:
-        for subscription in list(self.subscriptions):
-            if isinstance(subscription, Subscription) and subscription.wants(event):
-                subscription.pushed(event, done)
 
     # What the registry knows of it, and it of the registry.
 
     async def _say_interests(self) -> None:
         assert self._place is not None
-        interests = frozenset(
-            Interest(subscription.entity, subscription.topic)
-            for subscription in self.subscriptions
-            if isinstance(subscription, Subscription)
-        )
-        if interests != self._place.member.interests:
-            await self._place.update(replace(self._place.member, interests=interests))
+        async with self._saying:  # else what is said last might be what was so first
+            interests = frozenset(
+                Interest(subscription.entity, subscription.topic)
+                for subscription in self.subscriptions
+                if isinstance(subscription, Subscription)
+            )
+            if interests != self._place.member.interests:
+                await self._place.update(replace(self._place.member, interests=interests))
 
     def _changed(self, entity: DynamoEntityID) -> None:
         """Somebody came, went or moved: there may be more for subscriptions to follow."""
@@ -177,16 +213,12 @@ class EventHub:
                     self._spawn(subscription.follow(above))
 
     def _spawn(self, work: Awaitable[object]) -> None:
-        task = asyncio.ensure_future(_tried(work))
+        task = asyncio.ensure_future(_followed(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
 
-async def _tried(work: Awaitable[object]) -> None:
-    """Whether it worked shows by itself: the next push, or the next change, tries again."""
+async def _followed(work: Awaitable[object]) -> None:
+    """Whether it worked shows by itself: the next change tries again."""
     with suppress(DynlogError):
         await work
-
-
-def _nothing() -> None:
-    """Events of one's own take no room on a wire."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from typing import NamedTuple
 
 import msgpack
@@ -83,15 +84,18 @@ def to_record(event: Event) -> Record:
 
 def from_record(record: Record, place: Place) -> Event:
     """What `to_record` made; raises MalformedRecord."""
-    headers = record.headers
+    said = record.headers
     try:
+        headers = msgpack.unpackb(said["headers"]) if "headers" in said else NO_HEADERS
+        if not isinstance(headers, Mapping):
+            raise ValueError(f"headers are {type(headers).__name__}")
         return Event(
-            DynamoEntityID.parse(bytes(headers["target"]).decode()),
-            bytes(headers["topic"]).decode(),
+            _entity(bytes(said["target"]).decode()),
+            bytes(said["topic"]).decode(),
             record.parts[0] if len(record.parts) == 1 else b"".join(record.parts),
-            DynamoEntityID.parse(bytes(headers["sender"]).decode()),
-            int(headers["view"]),
-            msgpack.unpackb(headers["headers"]) if "headers" in headers else NO_HEADERS,
+            _entity(bytes(said["sender"]).decode()),
+            int(said["view"]),
+            headers,
             place,
         )
     except (KeyError, ValueError, ConfigurationError) as error:
@@ -111,9 +115,19 @@ def from_push(topic: str, body: Buffer) -> Event:
     """What `to_push` made; raises ProtocolError."""
     try:
         target, sender, view, headers, place, content = msgpack.unpackb(body)[:6]
-        return Event(
-            DynamoEntityID.parse(target), topic, content, DynamoEntityID.parse(sender), int(view),
-            headers or NO_HEADERS, None if place is None else Place(*place),
-        )  # fmt: skip
+        match place:
+            case None:
+                where = None
+            case [str(name), int(partition), int(offset)]:
+                where = Place(name, partition, offset)
+            case _:
+                raise ValueError("its place in the log is none")
+        if not (type(view) is int and type(content) is bytes and isinstance(headers or {}, Mapping)):
+            raise ValueError("its fields are of other types")
+        return Event(_entity(target), topic, content, _entity(sender), view, headers or NO_HEADERS, where)
     except (ValueError, TypeError, ConfigurationError, msgpack.UnpackException) as error:
         raise ProtocolError(f"a pushed message that is no event: {type(error).__name__}: {error}") from None
+
+
+_entity = lru_cache(maxsize=4096)(DynamoEntityID.parse)
+"""Events come from and go to the same few again and again."""

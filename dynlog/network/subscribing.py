@@ -1,47 +1,45 @@
 """Subscribing: from a log every event is seen in order, whatever became of its push; without one, what could be pushed.
 
-With a log a subscription follows the topics that can bring it events, from their ends on, or under a name from where
-that name stood; pushes only bring the next event sooner.  A push that is not the next one is let go: the log has it.
-Without a log each pushed event waits in a queue whose room the publisher must have been given first.
+With a log a subscription follows the topics that can bring it events; a push that is the very next event of its topic
+is taken at once, any other is let go: the log has it.  Without a log each pushed event waits in a queue, in room that
+its publisher was given first.  Order is kept for what one publisher sends to one target.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from typing import NamedTuple
 
 from dynlog.batch import Batch
+from dynlog.codec import record_at
+from dynlog.dedupe import DedupeTable
 from dynlog.entity import DynamoEntityID
-from dynlog.errors import Closed, DynlogError, LogUnavailable, MalformedRecord
+from dynlog.errors import DynlogError, LogUnavailable, MalformedRecord
 from dynlog.log import Log
-from dynlog.network.events import Event, Place, from_record, log_topic
-from dynlog.network.publishing import ensure_topic
+from dynlog.network.events import SHARED_TOPIC, Event, Place, from_record, log_topic
+from dynlog.network.events_place import positions_of
 from dynlog.network.registry import Registry
 from dynlog.reader import Reader
 from dynlog.timing import Backoff
 
 _log = logging.getLogger(__name__)
 QUEUE = 256
-"""How many events wait for a subscription's handler."""
+"""How many events wait for a subscription's handler, besides those that came over sessions and have room there."""
 READ_WAIT_S = 5.0
 
 EventHandler = Callable[[Event], Awaitable[object]]
-
-
-class _Moved(NamedTuple):
-    """A read passed over what lies below this place."""
-
-    place: Place
+Done = Callable[[], None]
 
 
 class Subscription:
     """One subscription; made by `DynamoNetworkManager.subscribe`, ended by `close`.
 
     The handler is given one event at a time.  What it raises is logged and counted, and the next event follows: for
-    retries and dead letters subscribe under a name.
+    retries and dead letters subscribe under a name.  ``over`` is set if it ended before it was closed; ``error`` says
+    why.
     """
 
     def __init__(
@@ -50,141 +48,180 @@ class Subscription:
         self.entity, self.topic = entity, topic
         self.seen = self.failed = self.skipped = 0
         """Events that were handled, that the handler failed at, and repeats that were let go."""
-        self.error: DynlogError | None = None
-        """Why it ended before it was closed, if it did."""
+        self.error: Exception | None = None
+        self.over = asyncio.Event()
         self._handler, self._registry, self._log = handler, registry, log
-        self._queue: asyncio.Queue[tuple[Event | _Moved, Callable[[], None] | None]] = asyncio.Queue(QUEUE)
+        self._topic_header = topic.encode()
+        self._queue: deque[tuple[Event, Done | None]] = deque()
+        self._filled, self._room = asyncio.Event(), asyncio.Event()
         self._next: dict[tuple[str, int], int] = {}
         """The offset that comes next, by log topic and partition."""
         self._readers: dict[str, asyncio.Task[None]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._worker: asyncio.Task[None] | None = None
+        self._opening = asyncio.Lock()
         self._closed = False
 
     async def start(self) -> None:
         """Begins; what is published from now on is seen."""
         if self._log is not None:
-            await self.follow(self._registry.view.above(self.entity))
-        self._spawn(self._work(), f"dynlog-subscription {self.entity} {self.topic}")
-
-    async def follow(self, above: Iterable[DynamoEntityID]) -> None:
-        """Reads the topics of these collections, too, from their ends on."""
-        assert self._log is not None
-        for entity in (self.entity, *above):
-            name, partitions = log_topic(entity)
-            if name not in self._readers and not self._closed:
-                await ensure_topic(self._log, name, partitions)
-                reader = await Reader.open(self._log, name, "end")
-                for partition, position in reader.positions.items():
-                    self._next[name, partition] = position.offset
-                self._readers[name] = self._spawn(self._read(reader), f"dynlog-subscription {name}")
+            async with self._opening:
+                for entity in (self.entity, *self._registry.view.above(self.entity)):
+                    await self._open(self._log, entity, from_edge=False)
+        self._worker = asyncio.create_task(self._work(), name=f"dynlog-subscription {self.entity} {self.topic}")
 
     def follows(self, above: Iterable[DynamoEntityID]) -> bool:
         """Whether the topics of these are read already."""
         return all(log_topic(entity)[0] in self._readers for entity in above)
 
+    async def follow(self, above: Iterable[DynamoEntityID]) -> None:
+        """Reads the topics of these collections, too, from where the entity came to belong to them."""
+        assert self._log is not None
+        async with self._opening:  # the second reader of a topic would pass over what the first has brought
+            for entity in above:
+                await self._open(self._log, entity, from_edge=True)
+
+    async def _open(self, log: Log, entity: DynamoEntityID, *, from_edge: bool) -> None:
+        name, _ = log_topic(entity)
+        if name in self._readers or self._closed:
+            return
+        since = self._registry.view.above(self.entity).get(entity) if from_edge else None
+        positions = await positions_of(log, entity, since)
+        if self._closed:
+            return
+        for partition, position in positions.items():
+            self._next[name, partition] = position.offset
+        reader = Reader(log, positions, dedupe=None if log.capabilities.checks_marks else DedupeTable())
+        self._readers[name] = asyncio.create_task(self._read(reader), name=f"dynlog-subscription {name}")
+
+    # What a wire brings.
+
     def wants(self, event: Event) -> bool:
         """Whether the event is for this subscription: it was published to its entity or to one above it."""
-        return event.topic == self.topic and (
-            event.target == self.entity or self._registry.view.was_below(self.entity, event.target, event.view_offset)
-        )
+        return event.topic == self.topic and self._registry.view.was_below(self.entity, event.target, event.view_offset)
 
-    def pushed(self, event: Event, done: Callable[[], None]) -> None:
-        """An event came over a wire; ``done`` is called once its room is free again."""
-        if event.place is not None and self._log is not None:
+    @property
+    def full(self) -> bool:
+        """Whether an event that was given no room elsewhere cannot be taken now."""
+        return len(self._queue) >= QUEUE
+
+    def pushed(self, event: Event, done: Done | None) -> bool:
+        """An event came over a wire; whether it was taken: then ``done`` is called once its room is free again."""
+        place = event.place
+        if place is None or self._log is None:
+            # The publisher's registry may be ahead: whether it is for this one is asked again when it is handled.
+            if event.topic != self.topic or not (event.view_offset > self._registry.view.offset or self.wants(event)):
+                return False
+            self._queue.append((event, done))
+        else:
             # The log has it: it is taken only if it is the very next one and there is room.
-            done()
-            if self._next.get(event.place[:2]) == event.place.offset and not self._queue.full():
-                self._queue.put_nowait((event, None))
-            return
-        try:
-            self._queue.put_nowait((event, done))
-        except asyncio.QueueFull:
-            # Another publisher's credit let it come: room is made by whoever waits in line.
-            self._spawn(self._later(event, done), "dynlog-subscription late")
+            if self._next.get(place[:2]) != place.offset or self.full or not self.wants(event):
+                return False
+            self._next[place[:2]] = place.offset + 1
+            self._queue.append((event, done))
+        self._filled.set()
+        return True
 
-    async def _later(self, event: Event, done: Callable[[], None]) -> None:
-        await self._queue.put((event, done))
-
-    async def _work(self) -> None:
-        while True:
-            item, done = await self._queue.get()
-            try:
-                if isinstance(item, _Moved):
-                    key = item.place[:2]
-                    self._next[key] = max(self._next.get(key, 0), item.place.offset)
-                    continue
-                if item.place is not None and self._log is not None:
-                    key = item.place[:2]
-                    if item.place.offset < self._next.get(key, 0):
-                        self.skipped += 1
-                        continue
-                    self._next[key] = item.place.offset + 1
-                await self._handle(item)
-            finally:
-                if done is not None:
-                    done()
-
-    async def _handle(self, event: Event) -> None:
-        try:
-            await self._handler(event)
-            self.seen += 1
-        except Exception as error:
-            self.failed += 1
-            _log.warning("the handler of events on %r raised %r", self.topic, error, exc_info=error)
+    # What the log brings.
 
     async def _read(self, reader: Reader) -> None:
-        """What the log brings goes into the queue, and waits there for room."""
+        """Until it is closed, or the log no longer has what comes next."""
         async with reader:
             pauses = iter(Backoff())
             while True:
                 try:
                     batch = await reader.next(READ_WAIT_S)
                     pauses = iter(Backoff())
+                    if batch is not None:
+                        await self._take(batch)
                 except LogUnavailable as error:
                     _log.warning("events on %r wait for the log: %s", self.topic, error)
                     await asyncio.sleep(next(pauses))
-                    continue
-                except DynlogError as error:
-                    self.error = error
-                    _log.error("the subscription to %r of %s ended: %s", self.topic, self.entity, error)
+                except Exception as error:
+                    self._end(error)
                     return
-                if batch is not None:
-                    await self._take(batch)
 
     async def _take(self, batch: Batch) -> None:
-        for partition, offset, _, record in batch:
-            place = Place(batch.topic, partition, offset)
+        key = (batch.topic, batch.partition)
+        upcoming, columns = self._next, batch.columns
+        topic, only = self._topic_header, self.entity.key if batch.topic == SHARED_TOPIC else None
+        for index, headers in enumerate(columns.headers or ()):
+            # At a glance: a log topic holds all topics of a collection, and one of them the events of all instances.
+            if headers.get("topic") != topic or (only is not None and columns.keys[index] != only):
+                continue
+            offset = batch.offsets[index]
+            if offset < upcoming[key]:
+                self.skipped += 1
+                continue
             try:
-                event = from_record(record, place)
+                event = from_record(record_at(columns, index, None), Place(batch.topic, batch.partition, offset))
             except MalformedRecord as error:
                 _log.warning("passed over: %s", error)
                 continue
-            if event.topic != self.topic:
+            if not await self._wants_now(event):
                 continue
-            if event.view_offset > self._registry.view.offset:
-                with suppress(DynlogError):  # judged by what is known, if the registry is away
-                    await self._registry.refresh()
-            if self.wants(event):
-                await self._queue.put((event, None))
-        await self._queue.put((_Moved(Place(batch.topic, batch.partition, batch.next_offset)), None))
+            upcoming[key] = max(upcoming[key], offset)  # while this waits for room a push may bring it
+            while self.full:
+                self._room.clear()
+                await self._room.wait()
+            if offset >= upcoming[key]:
+                upcoming[key] = offset + 1
+                self._queue.append((event, None))
+                self._filled.set()
+        upcoming[key] = max(upcoming[key], batch.next_offset)
 
-    def _spawn(self, work: Awaitable[None], name: str) -> asyncio.Task[None]:
-        if self._closed:
-            raise Closed(f"the subscription to {self.topic!r} was closed")
-        task = asyncio.ensure_future(work)
-        task.set_name(name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+    # What becomes of it.
+
+    async def _work(self) -> None:
+        queue = self._queue
+        while True:
+            while queue:
+                event, done = queue.popleft()
+                if len(queue) < QUEUE:
+                    self._room.set()
+                try:
+                    if event.place is None and not await self._wants_now(event):
+                        continue
+                    await self._handle(event)
+                finally:
+                    if done is not None:
+                        done()
+            self._filled.clear()
+            await self._filled.wait()
+
+    async def _wants_now(self, event: Event) -> bool:
+        """Also if the publisher's registry is ahead of this one."""
+        if event.view_offset > self._registry.view.offset:
+            with suppress(DynlogError):  # judged by what is known, if the registry is away
+                await self._registry.refresh()
+        return self.wants(event)
+
+    async def _handle(self, event: Event) -> None:
+        try:
+            await self._handler(event)
+            self.seen += 1
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise
+            self.failed += 1  # what the handler awaited was cancelled, not the handler
+        except Exception as error:
+            self.failed += 1
+            _log.warning("the handler of events on %r raised %r", self.topic, error, exc_info=error)
+
+    def _end(self, error: Exception) -> None:
+        """The log can bring no more: what came is handled still, and whoever looks at ``over`` is told."""
+        if self.error is None:
+            _log.error("the subscription to %r of %s ended: %s", self.topic, self.entity, error)
+            self.error = error
+            self.over.set()
 
     async def close(self) -> None:
         """Ends it; a handler at work is cancelled."""
         self._closed = True
-        tasks = list(self._tasks)
+        tasks = [*self._readers.values(), *([self._worker] if self._worker is not None else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        while not self._queue.empty():
-            _, done = self._queue.get_nowait()
+        while self._queue:
+            _, done = self._queue.popleft()
             if done is not None:
                 done()
