@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from dynlog.consumer import Consumer
 from dynlog.entity import DynamoEntityID
-from dynlog.errors import MalformedRecord
+from dynlog.errors import DeadlineExceeded, MalformedRecord
 from dynlog.intake import ConsumerSettings
 from dynlog.log import Log
 from dynlog.network.events import Place, from_record, log_topic
@@ -21,6 +21,9 @@ from dynlog.network.events_place import group_of, positions_of
 from dynlog.network.registry import Registry
 from dynlog.network.subscribing import EventHandler
 from dynlog.received import Delivery
+from dynlog.timing import Deadline
+
+BEGIN_S = 30.0
 
 
 class NamedSubscription:
@@ -100,6 +103,8 @@ class NamedSubscription:
                 else Consumer.broadcast(self._log, name, name=self._group, settings=settings)
             )
             async with opening as consumer:
+                if self._shared:
+                    await self._has_begun(name)
                 opened.set_result(None)
                 await consumer.run(self._handle)
         except Exception as error:
@@ -111,6 +116,14 @@ class NamedSubscription:
         finally:
             if not opened.done():
                 opened.cancel()
+
+    async def _has_begun(self, name: str) -> None:
+        """Waits until the group knows where it begins: "the end" is settled by whichever member leads it."""
+        partitions, deadline = (await self._log.topic(name)).partitions, Deadline(BEGIN_S)
+        while len((await self._log.committed(self._group, name)).positions) < partitions:
+            if deadline.passed:
+                raise DeadlineExceeded(f"group {self._group} on {name} did not begin in {BEGIN_S:g} s: who leads it?")
+            await asyncio.sleep(0.01)
 
     async def _handle(self, delivery: Delivery) -> None:
         try:
