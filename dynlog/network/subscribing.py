@@ -27,7 +27,8 @@ from dynlog.timing import Backoff
 
 _log = logging.getLogger(__name__)
 QUEUE = 256
-"""How many events wait for a subscription's handler, besides those that came over sessions and have room there."""
+QUEUE_BYTES = 4 << 20
+"""How much waits for a subscription's handler, besides what came over sessions and has room there."""
 READ_WAIT_S = 5.0
 
 EventHandler = Callable[[Event], Awaitable[object]]
@@ -53,6 +54,7 @@ class Subscription:
         self._handler, self._registry, self._log = handler, registry, log
         self._topic_header = topic.encode()
         self._queue: deque[tuple[Event, Done | None]] = deque()
+        self._queued_bytes = 0
         self._filled, self._room = asyncio.Event(), asyncio.Event()
         self._next: dict[tuple[str, int], int] = {}
         """The offset that comes next, by log topic and partition."""
@@ -102,7 +104,7 @@ class Subscription:
     @property
     def full(self) -> bool:
         """Whether an event that was given no room elsewhere cannot be taken now."""
-        return len(self._queue) >= QUEUE
+        return len(self._queue) >= QUEUE or self._queued_bytes >= QUEUE_BYTES
 
     def pushed(self, event: Event, done: Done | None) -> bool:
         """An event came over a wire; whether it was taken: then ``done`` is called once its room is free again."""
@@ -111,15 +113,18 @@ class Subscription:
             # The publisher's registry may be ahead: whether it is for this one is asked again when it is handled.
             if event.topic != self.topic or not (event.view_offset > self._registry.view.offset or self.wants(event)):
                 return False
-            self._queue.append((event, done))
         else:
             # The log has it: it is taken only if it is the very next one and there is room.
             if self._next.get(place[:2]) != place.offset or self.full or not self.wants(event):
                 return False
             self._next[place[:2]] = place.offset + 1
-            self._queue.append((event, done))
-        self._filled.set()
+        self._put(event, done)
         return True
+
+    def _put(self, event: Event, done: Done | None) -> None:
+        self._queue.append((event, done))
+        self._queued_bytes += len(event.body)
+        self._filled.set()
 
     # What the log brings.
 
@@ -165,8 +170,7 @@ class Subscription:
                 await self._room.wait()
             if offset >= upcoming[key]:
                 upcoming[key] = offset + 1
-                self._queue.append((event, None))
-                self._filled.set()
+                self._put(event, None)
         upcoming[key] = max(upcoming[key], batch.next_offset)
 
     # What becomes of it.
@@ -176,7 +180,8 @@ class Subscription:
         while True:
             while queue:
                 event, done = queue.popleft()
-                if len(queue) < QUEUE:
+                self._queued_bytes -= len(event.body)
+                if not self.full:
                     self._room.set()
                 try:
                     if event.place is None and not await self._wants_now(event):

@@ -65,6 +65,15 @@ class World:
             await other.refresh()
         return opened
 
+    @asynccontextmanager
+    async def leaving(self, name: str, *parents: DynamoEntityID) -> AsyncIterator[DynamoNetworkManager]:
+        """A manager that leaves at the end of the block."""
+        entity = DynamoEntityID.from_name(name)
+        async with DynamoNetworkManager(entity, registry=self.registry, log=self.log, parents=parents) as manager:
+            yield manager
+        for registry in self._registries:
+            await registry.refresh()
+
 
 class RegistryBackend(ABC):
     """A registry and a log under test."""
