@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from dynlog.entity import DynamoEntityID
-from dynlog.errors import ConfigurationError, DynlogError
+from dynlog.errors import ConfigurationError, DeadlineExceeded, DynlogError
 from dynlog.network.hierarchy import Member
 from dynlog.network.registry import Registry
 from dynlog.record import Buffer
+from dynlog.timing import Deadline
 
 AT_ONCE = 256
 """How many members are asked at the same time."""
@@ -28,15 +29,19 @@ class Gathered:
 
 
 async def broadcast(
-    registry: Registry, collection: DynamoEntityID, ask: Callable[[Member], Awaitable[Buffer]]
+    registry: Registry,
+    collection: DynamoEntityID,
+    deadline: Deadline,
+    ask: Callable[[Member, float], Awaitable[Buffer]],
 ) -> Gathered:
-    """Asks every instance of the collection once, each in its own life; whoever is gone or fails is in ``missing``.
+    """Asks every instance of the collection once; whoever is gone, fails or is late is in ``missing``.
 
-    ``ask`` ends by itself at the deadline.  Raises ConfigurationError for an instance, and what the registry raises.
+    ``ask`` is given what is left of the time, the same end for all, and keeps to it.  Raises ConfigurationError for an
+    instance, and what the registry raises if it cannot say who is there.
     """
     if not collection.is_collection:
         raise ConfigurationError(f"{collection} is an instance: a broadcast goes to a collection")
-    await registry.refresh()
+    await registry.refresh(deadline.remaining)
     # Nothing awaits anything between these: offset and members are of the same moment.
     gathered = Gathered(registry.view.offset)
     members = registry.view.instances(collection)
@@ -45,7 +50,9 @@ async def broadcast(
     async def one(member: Member) -> None:
         async with turn:
             try:
-                gathered.replies[member.entity] = await ask(member)
+                if deadline.passed:
+                    raise DeadlineExceeded(f"{member.entity} was not asked: {AT_ONCE} others took all of the time")
+                gathered.replies[member.entity] = await ask(member, deadline.remaining)
             except DynlogError as error:
                 gathered.missing[member.entity] = error
 

@@ -255,11 +255,11 @@ class DynamoNetworkManager:
         """A reply of each instance that was in the collection at one registry offset, or why there is none."""
         body = to_bytes(message)
 
-        async def ask(member: Member) -> Buffer:
-            call = self._call(member.entity, topic, deadline, headers, None)
+        async def ask(member: Member, left: float) -> Buffer:
+            call = self._call(member.entity, topic, left, headers, None)
             return await self._open_peers.dialler(member.entity).request(call, body)
 
-        return await broadcast(self._registry, collection, ask)
+        return await broadcast(self._registry, collection, Deadline(deadline), ask)
 
     # Events.
 

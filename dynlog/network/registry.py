@@ -51,8 +51,11 @@ class Registry(Protocol):
     async def join(self, member: Member) -> Place:
         """Registers a later life of the member than any before; raises ConfigurationError if it closed a circle."""
 
-    async def refresh(self) -> int:
-        """Returns once `view` holds all that was there when this was called; its offset."""
+    async def refresh(self, timeout: float = 30.0) -> int:
+        """Returns once `view` holds all that was there when this was called; its offset.
+
+        Raises DeadlineExceeded, LogUnavailable.
+        """
 
     def on_change(self, changed: Changed) -> Callable[[], None]:
         """Calls ``changed`` with each entity that comes, goes or says something else; returns how to end that."""
@@ -80,7 +83,7 @@ class LocalRegistry:
         self.say(member)
         return place
 
-    async def refresh(self) -> int:
+    async def refresh(self, timeout: float = 30.0) -> int:
         return self.view.offset
 
     def on_change(self, changed: Changed) -> Callable[[], None]:

@@ -120,6 +120,19 @@ class ManagerSuite(RegistryBackend):
         assert gathered.missing == {}
         assert gathered.view_offset > 0
 
+    async def test_whoever_broadcasts_to_a_collection_of_its_own_answers_too(self, world: World) -> None:
+        await world.tree()
+        managers = [await world.manager(name, BACKEND) for name in ("a", "b")]
+        for manager in managers:
+
+            async def stats(request: Request, name: str = str(manager.entity.name)) -> Buffer:
+                return name.encode()
+
+            manager.serve("stats", stats)
+        gathered = await managers[0].broadcast(FLEET, "stats", deadline=PATIENCE_S)
+        assert sorted(bytes(reply) for reply in gathered.replies.values()) == [b"a", b"b"]
+        assert gathered.missing == {}
+
     async def test_whoever_does_not_answer_a_broadcast_is_named_with_the_reason(self, world: World) -> None:
         await world.tree()
         served, mute = await world.manager("served", BACKEND), await world.manager("mute", BACKEND)
