@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,13 +19,10 @@ from dynlog.dedupe import DedupeTable
 from dynlog.delivery import DeliveryPolicy
 from dynlog.entity import DynamoEntityID
 from dynlog.errors import DynlogError, OffsetTruncated, ProducerFenced
-from dynlog.log import Log
-from dynlog.network.deadlines import Deadlines
 from dynlog.network.frames import Code
-from dynlog.network.log_clock import LogClock
+from dynlog.network.log_answers import Answers, Shared
 from dynlog.network.log_effects import append_all
 from dynlog.network.log_incoming import LogRequest
-from dynlog.network.log_outbox import Outbox
 from dynlog.network.log_records import (
     BARRIER,
     CANCEL,
@@ -37,19 +32,15 @@ from dynlog.network.log_records import (
     ERROR,
     GOAWAY,
     OPEN,
-    PONG,
-    CallTopics,
     Opening,
     caller_key,
     ident_of,
-    lane_name,
     meta_of,
     pack,
 )
 from dynlog.network.log_running import run
-from dynlog.network.reply_cache import BY_CALLER, Answer, Known, ReplyCache
-from dynlog.network.services import Services
-from dynlog.record import Buffer, Control
+from dynlog.network.reply_cache import BY_CALLER, Known, ReplyCache
+from dynlog.record import Control
 from dynlog.topics import Holder, HolderKind
 
 READ_WAIT_S = 20.0
@@ -62,46 +53,22 @@ MOST_ANSWERS = 1 << 20
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """What the lanes of a server share."""
-
-    log: Log
-    topics: CallTopics
-    services: Services
-    clock: LogClock
-    deadlines: Deadlines
-    grace_s: float
-
-
-class Lane:
+class Lane(Answers):
     """Serves until `stop`, or until somebody else took the lane over; `term` raises ProducerFenced then."""
 
     def __init__(self, shared: Shared, target: DynamoEntityID, partition: int) -> None:
-        self.shared, self.target, self.partition = shared, target, partition
+        super().__init__(shared, target, partition)
         self.cache = ReplyCache(target.key)
-        self.calls: dict[bytes, LogRequest] = {}
-        """Calls that have no outcome yet that the fold has seen, in the order of their requests."""
-        self.again = self.late = 0
-        """Calls that were made again and told their first answer; calls whose deadline had passed before they began."""
+        self.late = 0
+        """Calls whose deadline had passed before they began."""
         self.serving = asyncio.Event()
-        self._key = target.key
         self._loop = asyncio.get_running_loop()
-        self._name = lane_name(shared.topics, target.key, partition)
-        self._outbox = self._new_outbox()
-        self._said: deque[tuple[int, bytes]] = deque()
         self._running: set[asyncio.Task[None]] = set()
-        self._broken: DynlogError | None = None
         self._term = 0
         self._told = (-1, -1)
-        self._folded = self._read = self._first = 0
+        self._read = self._first = 0
         self._appended = -1
         self._stopping = asyncio.Event()
-        self._quiet = asyncio.Event()
-        self._work = asyncio.Event()
-
-    def _new_outbox(self) -> Outbox:
-        return Outbox(self.shared.log, self._name, self.shared.clock)
 
     def stop(self) -> None:
         """Begins nothing more; `term` returns once what runs is done, or the grace is over."""
@@ -113,7 +80,7 @@ class Lane:
 
     async def term(self) -> None:
         """Takes the lane over and serves it.  Raises ProducerFenced, and what the log raises; may be called again."""
-        self._outbox = self._new_outbox()
+        self._outbox = self.new_outbox()
         self.cache, self._appended, self._told, self._broken = ReplyCache(self.target.key), -1, (-1, -1), None
         tasks: list[asyncio.Task[None]] = []
         try:
@@ -281,67 +248,7 @@ class Lane:
     def _expired(self, call: LogRequest) -> None:
         self.fail(call, Code.DEADLINE, "", "the deadline passed before the handler was done")
 
-    # Answers
-
-    def _again(self, call: LogRequest, answer: Answer) -> None:
-        self.again += 1
-        meta = pack((self._key, call.correlation_id, answer.first, answer.last))
-        self._outbox.put(self.shared.topics.replies, self.partition, call.caller_key, PONG, (meta,))
-
-    def reply(self, call: LogRequest, body: Buffer | None, effects: bytes | None) -> None:
-        """The outcome of a call that went well; ``body`` is None at the end of a stream."""
-        meta = pack((self._key, call.correlation_id, call.offset, call.deadline_ms, body is None))
-        parts = (meta, b"" if body is None else body)
-        self._outcome(call, END, parts if effects is None else (*parts, effects))
-
-    def give(self, call: LogRequest, body: Buffer) -> None:
-        """One of many replies."""
-        meta = pack((self._key, call.correlation_id, call.offset, call.deadline_ms, call.number))
-        call.number += 1
-        call.unsettled += 1
-        self._put(call, DATA, (meta, body), call.settled)
-
-    def fail(self, call: LogRequest, code: int, kind: str, text: str) -> None:
-        """The outcome of a call that did not go well; a handler at work on it is stopped."""
-        if not call.over:
-            self._outcome(call, ERROR, self._error(call, code, kind, text))
-            if call.task is not None and call.task is not asyncio.current_task():
-                call.stop()
-
-    def _error(self, call: LogRequest, code: int, kind: str, text: str) -> tuple[Buffer, ...]:
-        text = text.encode()[:4096].decode(errors="ignore")
-        return (pack((self._key, call.correlation_id, call.offset, call.deadline_ms, int(code), kind, text)),)
-
-    def _outcome(self, call: LogRequest, control: Control, parts: tuple[Buffer, ...]) -> None:
-        if call.over:
-            return
-        call.over = True
-        if call.tick >= 0:
-            self.shared.deadlines.discard(call, call.tick)
-        self._put(call, control, parts, partial(self._is_said, call.ident))
-
-    def _put(
-        self,
-        call: LogRequest,
-        control: Control,
-        parts: tuple[Buffer, ...],
-        done: Callable[[int, Any], None] | None = None,
-    ) -> None:
-        self._outbox.put(self.shared.topics.replies, self.partition, call.caller_key, control, parts, done)
-
-    def _is_said(self, ident: bytes, offset: int, error: DynlogError | None) -> None:
-        if error is not None:
-            self._broken = error
-            self._work.set()
-        elif offset < self._folded:
-            self._drop(ident)
-        else:
-            self._said.append((offset, ident))
-
-    def _drop(self, ident: bytes) -> None:
-        self.calls.pop(ident, None)
-        if not self.calls:
-            self._quiet.set()
+    # The fold
 
     def _fold(self, batch: Batch) -> None:
         self.cache.apply(batch)

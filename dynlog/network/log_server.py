@@ -19,8 +19,9 @@ from dynlog.errors import DynlogError, LogDiverged, OffsetTruncated, ProducerFen
 from dynlog.log import Log
 from dynlog.membership import GroupTiming, Membership
 from dynlog.network.deadlines import Deadlines
+from dynlog.network.log_answers import Shared
 from dynlog.network.log_clock import LogClock
-from dynlog.network.log_lane import Lane, Shared
+from dynlog.network.log_lane import Lane
 from dynlog.network.log_records import PARTITIONS, CallTopics
 from dynlog.network.services import Services
 from dynlog.timing import Backoff

@@ -7,39 +7,37 @@ and over the sessions to whoever subscribes.  Without a log everything works at 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
-from dynlog.call_errors import CallOutcomeUnknown, NotSent, Overloaded
 from dynlog.entity import DynamoEntityID
 from dynlog.errors import Closed, ConfigurationError, DeadlineExceeded, DynlogError
 from dynlog.intake import ConsumerSettings
 from dynlog.log import Log
 from dynlog.network.broadcast import Gathered, broadcast
-from dynlog.network.calls import NO_HEADERS, Call, Handler, ReplyStream
+from dynlog.network.calls import Handler, ReplyStream
 from dynlog.network.event_hub import EventHub
 from dynlog.network.events import Reach
 from dynlog.network.hierarchy import Member
-from dynlog.network.incoming import current_call
 from dynlog.network.link import Link
 from dynlog.network.locating import WirePolicy, this_host, this_process
 from dynlog.network.messages import M, Message, read_reply, to_bytes
 from dynlog.network.named import NamedSubscription
-from dynlog.network.paths import LOG, DurableCalls, Path, chosen, durable_calls
+from dynlog.network.paths import DurableCalls, Path, durable_calls
 from dynlog.network.peers import Peers
 from dynlog.network.publishing import Published
 from dynlog.network.registry import Place, Registry
 from dynlog.network.reporting import service_stats, session_stats, subscription_stats
+from dynlog.network.requesting import Requests, inherited
 from dynlog.network.services import Service, Services, ServiceSettings
 from dynlog.network.session_handshake import Identity
 from dynlog.network.session_settings import Settings
 from dynlog.network.subscribing import EventHandler, Subscription
 from dynlog.record import Buffer
-from dynlog.timing import Backoff, Deadline
-from dynlog.wire import scheme_of
+from dynlog.timing import Deadline
 
 DEFAULT_DEADLINE_S = 30.0
 DRAIN_S = 10.0
@@ -75,11 +73,10 @@ class DynamoNetworkManager:
         self._parents, self._policy, self._token = tuple(parents), policy or WirePolicy(), token
         self._settings = settings or Settings()
         self._events = EventHub(registry, log)
-        self._peers: Peers | None = None
+        self._requests: Requests | None = None
         self._place: Place | None = None
         self._unwatch: Callable[[], object] = lambda: None
         self._wants_durable = durable
-        self._durable: DurableCalls | None = None
         self._stack = AsyncExitStack()
 
     # Life.
@@ -92,21 +89,22 @@ class DynamoNetworkManager:
             undo.push_async_callback(self._place.leave)
             self.entity = self._place.member.entity
             identity = Identity(self.entity.key, self.entity.incarnation, self.entity.name)
-            self._peers = Peers(
+            peers = Peers(
                 identity, self._registry, self.services, settings=self._settings, policy=self._policy,
                 token=self._token, pushed=self._events.pushed,
             )  # fmt: skip
-            undo.push_async_callback(self._peers.close)
-            addresses = await self._peers.listen(self._listen)
+            undo.push_async_callback(peers.close)
+            addresses = await peers.listen(self._listen)
             if addresses:
                 await self._place.update(replace(self._place.member, addresses=addresses))
+            durable: DurableCalls | None = None
             if self._wants_durable:
                 assert self._log is not None
-                calls = durable_calls(self._log, self.entity, self.services)
-                self._durable = await self._stack.enter_async_context(calls)
                 undo.push_async_callback(self._stack.aclose)
-            self._events.open(self._place, self._peers)
+                durable = await self._stack.enter_async_context(durable_calls(self._log, self.entity, self.services))
+            self._events.open(self._place, peers)
             self._unwatch = self._registry.on_change(self._changed)
+            self._requests = Requests(self.entity, peers, durable)
             undo.pop_all()
         return self
 
@@ -117,23 +115,22 @@ class DynamoNetworkManager:
 
     async def drain(self, timeout: float = DRAIN_S) -> bool:
         """Takes no further call, finishes those that run, and tells the peers; whether all were over in time."""
-        return await self._open_peers.drain(timeout)
+        return await self._open.peers.drain(timeout)
 
     async def close(self) -> None:
         """Leaves the registry and ends everything; calls that are open are told.  `drain` first to finish them."""
-        if self._peers is None or self._place is None:
+        if self._requests is None or self._place is None:
             return
+        peers, self._requests = self._requests.peers, None
+        running = [call.task for link in peers.links() for call in link.calls if call.task is not None]
         self._unwatch()
         await self._events.close()
-        self._durable = None
         await self._stack.aclose()
         with suppress(DynlogError):
             await self._place.leave()
-        await self._peers.close()
-        running = [call.task for link in self._peers.links() for call in link.calls if call.task is not None]
-        if running:
+        await peers.close()
+        if running:  # cancelled with their sessions; one that swallows that is left behind in the end
             await asyncio.wait(running, timeout=DRAIN_S)
-        self._peers = None
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -181,25 +178,10 @@ class DynamoNetworkManager:
         inherits the headers of the call that is handled and at most what is left of its time.  In a manager that was
         opened with ``durable=True`` one that could not be sent goes by the log, as does one whose ``path`` says so.
         """
+        requests = self._open
         body = message if type(message) is bytes else to_bytes(message)
-        call = self._call(target, topic, deadline, headers, correlation_id)
-        if (durable := chosen(self._durable, target, path)) is not None:
-            return await durable.caller.request(call, body)
-        pauses: Iterator[float] | None = None
-        while True:
-            try:
-                return await self._open_peers.dialler(target).request(call, body)
-            except NotSent as error:
-                if self._durable is None or path is Path.WIRE or isinstance(error, Overloaded):
-                    raise
-                return await self._durable.caller.request(call, body)
-            except CallOutcomeUnknown:
-                pauses = pauses or iter(Backoff())
-                pause = next(pauses)
-                if not idempotent or call.deadline.remaining <= pause:
-                    raise
-            await asyncio.sleep(pause)
-            call = replace(call, attempt=call.attempt + 1)
+        call = requests.call(target, topic, deadline, headers, correlation_id)
+        return await requests.request(call, body, idempotent, path)
 
     async def ask(
         self,
@@ -235,12 +217,8 @@ class DynamoNetworkManager:
         Whoever leaves early cancels the handler; whoever reads slowly makes it wait.
         """
         body = messages if isinstance(messages, AsyncIterable) else to_bytes(messages)
-        call = self._call(target, topic, deadline, headers, None)
-        if (durable := chosen(self._durable, target, path)) is not None:
-            async with durable.caller.stream(call, body) as replies:
-                yield replies
-            return
-        async with await self._open_peers.dialler(target).stream(call, body) as replies:
+        call = self._open.call(target, topic, deadline, headers, None)
+        async with self._open.stream(call, body, path) as replies:
             yield replies
 
     async def broadcast(
@@ -256,8 +234,8 @@ class DynamoNetworkManager:
         body = to_bytes(message)
 
         async def ask(member: Member, left: float) -> Buffer:
-            call = self._call(member.entity, topic, left, headers, None)
-            return await self._open_peers.dialler(member.entity).request(call, body)
+            call = self._open.call(member.entity, topic, left, headers, None)
+            return await self._open.request(call, body, False, Path.WIRE)
 
         return await broadcast(self._registry, collection, Deadline(deadline), ask)
 
@@ -277,8 +255,8 @@ class DynamoNetworkManager:
         With a log it is durable when this returns (`Reach.AT_LEAST_ONCE`), unless ``reach`` says otherwise; without
         one it goes at most once, and `Published.unreached` names whom it did not reach.
         """
-        self._open_peers  # noqa: B018 - raises Closed
-        return await self._events.publish(target, topic, to_bytes(message), self._headers(headers), reach)
+        self._open  # noqa: B018 - raises Closed
+        return await self._events.publish(target, topic, to_bytes(message), inherited(headers), reach)
 
     async def subscribe(
         self,
@@ -295,7 +273,7 @@ class DynamoNetworkManager:
         With a log nothing is missed and nothing comes twice while it is open; with ``name`` it also goes on where that
         name stood, with ``group`` its members share the events; ``settings`` choose the guarantee.
         """
-        self._open_peers  # noqa: B018 - raises Closed
+        self._open  # noqa: B018 - raises Closed
         return await self._events.subscribe(entity, topic, handler, name, group, settings)
 
     async def unsubscribe(self, subscription: Subscription | NamedSubscription) -> None:
@@ -324,34 +302,15 @@ class DynamoNetworkManager:
         Returns the address.  Raises ConfigurationError if the peer does not listen on such a wire, and what the wire
         raises; then all stays as it was.
         """
-        if wire == LOG:
-            chosen(self._durable, peer, Path.LOG)
-            assert self._durable is not None
-            self._durable.peers.add(peer)
-            return LOG
-        dialler = self._open_peers.dialler(peer)
-        address = wire
-        if "://" not in wire:
-            member = self._registry.view.get(peer)
-            known = () if member is None else member.addresses
-            matching = [address for address in known if scheme_of(address) == wire]
-            if not matching:
-                raise ConfigurationError(
-                    f"{peer} does not listen on {wire}://; it does at {', '.join(known) or 'none'}"
-                )
-            address = matching[0]
-        await dialler.move_to(address)
-        if self._durable is not None:
-            self._durable.peers.discard(peer)
-        return address
+        return await self._open.switch(peer, wire)
 
     def links(self) -> list[Link]:
         """The sessions that are open."""
-        return self._open_peers.links()
+        return self._open.peers.links()
 
     def stats(self) -> dict[str, Any]:
         """What it serves and whom it talks to, as data (`dynlog.network.reporting`)."""
-        peers = self._open_peers
+        peers = self._open.peers
         return {
             "entity": str(self.entity),
             "addresses": list(self.addresses),
@@ -365,10 +324,10 @@ class DynamoNetworkManager:
     # Within.
 
     @property
-    def _open_peers(self) -> Peers:
-        if self._peers is None:
+    def _open(self) -> Requests:
+        if self._requests is None:
             raise Closed("the network manager is not open")
-        return self._peers
+        return self._requests
 
     @property
     def _joined(self) -> Place:
@@ -376,22 +335,7 @@ class DynamoNetworkManager:
             raise Closed("the network manager is not open")
         return self._place
 
-    def _headers(self, headers: Mapping[str, str] | None) -> Mapping[str, str]:
-        handled = current_call.get()
-        if handled is None:
-            return headers or NO_HEADERS
-        return {**handled.headers, **headers} if headers else handled.headers
-
-    def _call(
-        self, target: DynamoEntityID, topic: str, deadline: float, headers: Mapping[str, str] | None, name: str | None
-    ) -> Call:
-        handled = current_call.get()
-        if handled is not None:
-            deadline = min(deadline, handled.deadline.remaining)
-        call = Call(target, topic, Deadline(deadline), self.entity, self._headers(headers))
-        return call if name is None else replace(call, correlation_id=name)
-
     def _changed(self, entity: DynamoEntityID) -> None:
         """Somebody is gone: the way to it is of no further use."""
-        if self._peers is not None and self._registry.view.get(entity) is None:
-            self._peers.forget(entity)
+        if self._requests is not None and self._registry.view.get(entity) is None:
+            self._requests.peers.forget(entity)

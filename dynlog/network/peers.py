@@ -92,6 +92,15 @@ class Peers:
         dialled = [dialler.link for dialler in self.diallers.values() if dialler.link is not None]
         return [link for link in (*dialled, *self.acceptor.links.values()) if not link.session.over]
 
+    def address_on(self, peer: DynamoEntityID, wire: str) -> str:
+        """Where the peer listens on that wire; raises ConfigurationError if it does not."""
+        member = self._registry.view.get(peer)
+        known = () if member is None else member.addresses
+        for address in known:
+            if scheme_of(address) == wire:
+                return address
+        raise ConfigurationError(f"{peer} does not listen on {wire}://; it does at {', '.join(known) or 'none'}")
+
     def _addresses(self, peer: DynamoEntityID) -> list[str]:
         member = self._registry.view.get(peer)
         if member is None:
