@@ -195,7 +195,7 @@ class EventHub:
 
     async def _say_interests(self) -> None:
         assert self._place is not None
-        async with self._saying:  # else what is said last might be what was so first
+        async with self._saying:  # of many that wait the first says it for all
             interests = frozenset(
                 Interest(subscription.entity, subscription.topic)
                 for subscription in self.subscriptions

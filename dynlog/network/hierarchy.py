@@ -172,14 +172,15 @@ class Hierarchy:
         """Everybody, by id."""
         return sorted(self._members.values(), key=lambda member: member.entity)
 
-    def tree(self) -> str:
-        """The hierarchy as text, a line an entity, indented by two spaces a level.
+    def tree(self, top: DynamoEntityID | None = None) -> str:
+        """The hierarchy as text, a line an entity, indented by two spaces a level; of all, or from one entity down.
 
         What belongs to two is under both; what is below it, under the first.
         """
         broken, children = self.broken, self._edges.children
-        roots = {*self._members, *self._edges.collections()}
-        waiting = [(0, e) for e in sorted(roots, key=_shown, reverse=True) if not self._edges.parents(e)]
+        known = {*self._members, *self._edges.collections()}
+        tops = [e for e in known if not self._edges.parents(e)] if top is None else [e for e in known if e == top]
+        waiting = [(0, e) for e in sorted(tops, key=_shown, reverse=True)]
         lines: list[str] = []
         drawn: set[DynamoEntityID] = set()
         while waiting:

@@ -95,6 +95,35 @@ class PushSuite(ABC):
         assert set(fates) == {"lost", "refused", "once", "twice", "late"}
         assert sum(wire.taken for wire in wires) > 0
 
+    async def test_a_topic_that_is_followed_late_is_read_from_where_the_edge_began(self, log: Log) -> None:
+        registry, heard, more = LocalRegistry(), list[str](), asyncio.Event()
+        for entity in (A, BACKEND, FLEET):
+            await registry.join(Member(entity, (BACKEND,) if entity == A else ()))
+
+        async def hear(event: Event) -> None:
+            heard.append(bytes(event.body).decode())
+            more.set()
+
+        async def publish(*bodies: str) -> None:
+            for body in bodies:
+                await publisher.publish(FLEET, "news", body.encode(), NO_HEADERS, None)
+
+        publisher = Publisher(log, registry, PUBLISHERS[0], BadWire(Random(0)))
+        subscription = Subscription(A, "news", hear, registry, log)
+        await subscription.start()
+        await publish("before", "before, too")
+        await registry.join(Member(BACKEND, (FLEET,)))
+        await publish("1", "2", "3")
+        await asyncio.gather(*(subscription.follow(registry.view.above(A)) for _ in range(3)))
+        await publish("4")
+        async with asyncio.timeout(PATIENCE_S):
+            while "4" not in heard:
+                more.clear()
+                await more.wait()
+        assert heard == ["1", "2", "3", "4"]
+        await subscription.close()
+        await publisher.close()
+
     async def _round(self, log: Log, dice: Random) -> BadWire:
         registry, wire = LocalRegistry(), BadWire(dice)
         for entity, parents in PARENTS.items():
