@@ -1,8 +1,8 @@
 """Subscribing: from a log every event is seen in order, whatever became of its push; without one, what could be pushed.
 
-With a log a subscription follows the topics that can bring it events; a push that is the very next event of its topic
-is taken at once, any other is let go: the log has it.  Without a log each pushed event waits in a queue, in room that
-its publisher was given first.  Order is kept for what one publisher sends to one target.
+With a log a subscription follows the topics that can bring it events (`dynlog.network.events_tail`).  Without one each
+pushed event waits in a queue, in room that its publisher was given first.  Order is kept for what one publisher sends
+to one target.
 """
 
 from __future__ import annotations
@@ -10,26 +10,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
+from typing import Any
 
-from dynlog.batch import Batch
-from dynlog.codec import record_at
-from dynlog.dedupe import DedupeTable
 from dynlog.entity import DynamoEntityID
-from dynlog.errors import DynlogError, LogUnavailable, MalformedRecord
+from dynlog.errors import DynlogError
 from dynlog.log import Log
-from dynlog.network.events import SHARED_TOPIC, Event, Place, from_record, log_topic
+from dynlog.network.events import Event, log_topic
 from dynlog.network.events_place import positions_of
+from dynlog.network.events_tail import Tail
 from dynlog.network.registry import Registry
-from dynlog.reader import Reader
-from dynlog.timing import Backoff
 
 _log = logging.getLogger(__name__)
 QUEUE = 256
 QUEUE_BYTES = 4 << 20
 """How much waits for a subscription's handler, besides what came over sessions and has room there."""
-READ_WAIT_S = 5.0
 
 EventHandler = Callable[[Event], Awaitable[object]]
 Done = Callable[[], None]
@@ -47,19 +43,17 @@ class Subscription:
         self, entity: DynamoEntityID, topic: str, handler: EventHandler, registry: Registry, log: Log | None
     ) -> None:
         self.entity, self.topic = entity, topic
-        self.seen = self.failed = self.skipped = 0
-        """Events that were handled, that the handler failed at, and repeats that were let go."""
+        self.seen = self.failed = 0
+        """Events that were handled, and that the handler failed at."""
         self.error: Exception | None = None
         self.over = asyncio.Event()
         self._handler, self._registry, self._log = handler, registry, log
-        self._topic_header = topic.encode()
         self._queue: deque[tuple[Event, Done | None]] = deque()
         self._queued_bytes = 0
         self._filled, self._room = asyncio.Event(), asyncio.Event()
-        self._next: dict[tuple[str, int], int] = {}
-        """The offset that comes next, by log topic and partition."""
-        self._readers: dict[str, asyncio.Task[None]] = {}
-        self._worker: asyncio.Task[None] | None = None
+        self._tails: dict[str, Tail] = {}
+        """By log topic."""
+        self._tasks: list[asyncio.Task[None]] = []
         self._opening = asyncio.Lock()
         self._closed = False
 
@@ -69,42 +63,38 @@ class Subscription:
             async with self._opening:
                 for entity in (self.entity, *self._registry.view.above(self.entity)):
                     await self._open(self._log, entity, from_edge=False)
-        self._worker = asyncio.create_task(self._work(), name=f"dynlog-subscription {self.entity} {self.topic}")
+        self._start(self._work(), f"{self.entity} {self.topic}")
 
     def follows(self, above: Iterable[DynamoEntityID]) -> bool:
         """Whether the topics of these are read already."""
-        return all(log_topic(entity)[0] in self._readers for entity in above)
+        return all(log_topic(entity)[0] in self._tails for entity in above)
 
     async def follow(self, above: Iterable[DynamoEntityID]) -> None:
         """Reads the topics of these collections, too, from where the entity came to belong to them."""
         assert self._log is not None
-        async with self._opening:  # the second reader of a topic would pass over what the first has brought
+        async with self._opening:  # the second tail of a topic would bring again what the first has brought
             for entity in above:
                 await self._open(self._log, entity, from_edge=True)
 
     async def _open(self, log: Log, entity: DynamoEntityID, *, from_edge: bool) -> None:
         name, _ = log_topic(entity)
-        if name in self._readers or self._closed:
+        if name in self._tails or self._closed:
             return
         since = self._registry.view.above(self.entity).get(entity) if from_edge else None
         positions = await positions_of(log, entity, since)
         if self._closed:
             return
-        for partition, position in positions.items():
-            self._next[name, partition] = position.offset
-        reader = Reader(log, positions, dedupe=None if log.capabilities.checks_marks else DedupeTable())
-        self._readers[name] = asyncio.create_task(self._read(reader), name=f"dynlog-subscription {name}")
+        tail = self._tails[name] = Tail(log, positions, self)
+        self._start(tail.run(), name)
+
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        self._tasks.append(asyncio.create_task(work, name=f"dynlog-subscription {name}"))
 
     # What a wire brings.
 
     def wants(self, event: Event) -> bool:
         """Whether the event is for this subscription: it was published to its entity or to one above it."""
         return event.topic == self.topic and self._registry.view.was_below(self.entity, event.target, event.view_offset)
-
-    @property
-    def full(self) -> bool:
-        """Whether an event that was given no room elsewhere cannot be taken now."""
-        return len(self._queue) >= QUEUE or self._queued_bytes >= QUEUE_BYTES
 
     def pushed(self, event: Event, done: Done | None) -> bool:
         """An event came over a wire; whether it was taken: then ``done`` is called once its room is free again."""
@@ -115,63 +105,38 @@ class Subscription:
                 return False
         else:
             # The log has it: it is taken only if it is the very next one and there is room.
-            if self._next.get(place[:2]) != place.offset or self.full or not self.wants(event):
+            tail = self._tails.get(place.topic)
+            if tail is None:
                 return False
-            self._next[place[:2]] = place.offset + 1
-        self._put(event, done)
+            if not tail.is_next(place) or self.full or not self.wants(event):
+                tail.refused(place)
+                return False
+            tail.took(place)
+        self.put(event, done)
         return True
 
-    def _put(self, event: Event, done: Done | None) -> None:
+    # What waits.
+
+    @property
+    def skipped(self) -> int:
+        """Events that the log brought, too, after a push had."""
+        return sum(tail.skipped for tail in self._tails.values())
+
+    @property
+    def full(self) -> bool:
+        """Whether an event that was given no room elsewhere cannot be taken now."""
+        return len(self._queue) >= QUEUE or self._queued_bytes >= QUEUE_BYTES
+
+    async def room(self) -> None:
+        """Waits until there may be some."""
+        self._room.clear()
+        await self._room.wait()
+
+    def put(self, event: Event, done: Done | None = None) -> None:
+        """The event is the handler's when its turn comes."""
         self._queue.append((event, done))
         self._queued_bytes += len(event.body)
         self._filled.set()
-
-    # What the log brings.
-
-    async def _read(self, reader: Reader) -> None:
-        """Until it is closed, or the log no longer has what comes next."""
-        async with reader:
-            pauses = iter(Backoff())
-            while True:
-                try:
-                    batch = await reader.next(READ_WAIT_S)
-                    pauses = iter(Backoff())
-                    if batch is not None:
-                        await self._take(batch)
-                except LogUnavailable as error:
-                    _log.warning("events on %r wait for the log: %s", self.topic, error)
-                    await asyncio.sleep(next(pauses))
-                except Exception as error:
-                    self._end(error)
-                    return
-
-    async def _take(self, batch: Batch) -> None:
-        key = (batch.topic, batch.partition)
-        upcoming, columns = self._next, batch.columns
-        topic, only = self._topic_header, self.entity.key if batch.topic == SHARED_TOPIC else None
-        for index, headers in enumerate(columns.headers or ()):
-            # At a glance: a log topic holds all topics of a collection, and one of them the events of all instances.
-            if headers.get("topic") != topic or (only is not None and columns.keys[index] != only):
-                continue
-            offset = batch.offsets[index]
-            if offset < upcoming[key]:
-                self.skipped += 1
-                continue
-            try:
-                event = from_record(record_at(columns, index, None), Place(batch.topic, batch.partition, offset))
-            except MalformedRecord as error:
-                _log.warning("passed over: %s", error)
-                continue
-            if not await self._wants_now(event):
-                continue
-            upcoming[key] = max(upcoming[key], offset)  # while this waits for room a push may bring it
-            while self.full:
-                self._room.clear()
-                await self._room.wait()
-            if offset >= upcoming[key]:
-                upcoming[key] = offset + 1
-                self._put(event, None)
-        upcoming[key] = max(upcoming[key], batch.next_offset)
 
     # What becomes of it.
 
@@ -184,7 +149,7 @@ class Subscription:
                 if not self.full:
                     self._room.set()
                 try:
-                    if event.place is None and not await self._wants_now(event):
+                    if event.place is None and not await self.wants_now(event):
                         continue
                     await self._handle(event)
                 finally:
@@ -193,8 +158,8 @@ class Subscription:
             self._filled.clear()
             await self._filled.wait()
 
-    async def _wants_now(self, event: Event) -> bool:
-        """Also if the publisher's registry is ahead of this one."""
+    async def wants_now(self, event: Event) -> bool:
+        """As `wants`, also if the publisher's registry is ahead of this one."""
         if event.view_offset > self._registry.view.offset:
             with suppress(DynlogError):  # judged by what is known, if the registry is away
                 await self._registry.refresh()
@@ -212,7 +177,7 @@ class Subscription:
             self.failed += 1
             _log.warning("the handler of events on %r raised %r", self.topic, error, exc_info=error)
 
-    def _end(self, error: Exception) -> None:
+    def end(self, error: Exception) -> None:
         """The log can bring no more: what came is handled still, and whoever looks at ``over`` is told."""
         if self.error is None:
             _log.error("the subscription to %r of %s ended: %s", self.topic, self.entity, error)
@@ -222,10 +187,9 @@ class Subscription:
     async def close(self) -> None:
         """Ends it; a handler at work is cancelled."""
         self._closed = True
-        tasks = [*self._readers.values(), *([self._worker] if self._worker is not None else [])]
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         while self._queue:
             _, done = self._queue.popleft()
             if done is not None:
