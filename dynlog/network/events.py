@@ -44,7 +44,7 @@ class Place(NamedTuple):
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which would triple the price of making one: nobody changes it all the same
 class Event:
     """What a subscriber is given."""
 
@@ -69,14 +69,9 @@ def log_topic(target: DynamoEntityID) -> tuple[str, int]:
     return SHARED_TOPIC, SHARED_PARTITIONS
 
 
-def to_record(event: Event) -> Record:
-    """An event as it lies in the log."""
-    headers = {
-        "topic": event.topic.encode(),
-        "target": str(event.target).encode(),
-        "sender": str(event.sender).encode(),
-        "view": b"%d" % event.view_offset,
-    }
+def to_record(event: Event, target: bytes, sender: bytes) -> Record:
+    """An event as it lies in the log; ``target`` and ``sender`` are its entities as text."""
+    headers = {"topic": event.topic.encode(), "target": target, "sender": sender, "view": b"%d" % event.view_offset}
     if event.headers:
         headers["headers"] = msgpack.packb(dict(event.headers))
     return Record(parts=(event.body,), key=event.target.key, headers=headers)
@@ -102,11 +97,10 @@ def from_record(record: Record, place: Place) -> Event:
         raise MalformedRecord(f"no event at {place}: {type(error).__name__}: {error}") from None
 
 
-def to_push(event: Event) -> bytes:
+def to_push(event: Event, target: bytes, sender: bytes) -> bytes:
     """An event as it is pushed: encoded once, whoever it goes to."""
-    place = None if event.place is None else list(event.place)
     packed: bytes = msgpack.packb(
-        [str(event.target), str(event.sender), event.view_offset, dict(event.headers) or None, place, event.body]
+        (target, sender, event.view_offset, dict(event.headers) or None, event.place, event.body)
     )
     return packed
 
@@ -115,6 +109,7 @@ def from_push(topic: str, body: Buffer) -> Event:
     """What `to_push` made; raises ProtocolError."""
     try:
         target, sender, view, headers, place, content = msgpack.unpackb(body)[:6]
+        target, sender = target.decode(), sender.decode()
         match place:
             case None:
                 where = None
@@ -125,7 +120,7 @@ def from_push(topic: str, body: Buffer) -> Event:
         if not (type(view) is int and type(content) is bytes and isinstance(headers or {}, Mapping)):
             raise ValueError("its fields are of other types")
         return Event(_entity(target), topic, content, _entity(sender), view, headers or NO_HEADERS, where)
-    except (ValueError, TypeError, ConfigurationError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, AttributeError, ConfigurationError, msgpack.UnpackException) as error:
         raise ProtocolError(f"a pushed message that is no event: {type(error).__name__}: {error}") from None
 
 

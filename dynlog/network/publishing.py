@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from dynlog.entity import DynamoEntityID
-from dynlog.errors import ConfigurationError, TopicExists
+from dynlog.errors import ConfigurationError, DynlogError, LogDiverged, ProducerFenced, TopicExists, TopicNotFound
 from dynlog.log import Log
 from dynlog.network.events import MAX_EVENT_BYTES, Event, Place, Reach, log_topic, to_push, to_record
 from dynlog.network.hierarchy import Member
@@ -22,7 +23,7 @@ from dynlog.producer import Producer
 from dynlog.record import Buffer
 
 MAX_PRODUCERS = 256
-"""To how many entities' log topics a publisher keeps a producer; the one that was idle longest is closed."""
+"""To how many entities' log topics a publisher keeps a producer; the oldest is closed."""
 
 
 class Pusher(Protocol):
@@ -54,8 +55,9 @@ class Publisher:
 
     def __init__(self, log: Log | None, registry: Registry, sender: DynamoEntityID, pusher: Pusher) -> None:
         self._log, self._registry, self._sender, self._pusher = log, registry, sender, pusher
+        self._sender_text = str(sender).encode()
         self._producers: dict[str, Producer] = {}
-        self._opening: dict[str, asyncio.Lock] = {}
+        self._opening = asyncio.Lock()
 
     async def publish(
         self, target: DynamoEntityID, topic: str, body: Buffer, headers: Mapping[str, str], reach: Reach | None
@@ -70,15 +72,22 @@ class Publisher:
         if reach is None:
             reach = Reach.AT_MOST_ONCE if self._log is None else Reach.AT_LEAST_ONCE
         event = Event(target, topic, body, self._sender, self._registry.view.offset, headers)
+        whom = str(target).encode()
         if reach is Reach.AT_LEAST_ONCE:
             if self._log is None:
                 raise ConfigurationError("without a log an event is delivered at most once: open the manager with one")
             name, partitions = log_topic(target)
-            producer = await self._producer(self._log, name, partitions)
-            stored = await producer.send(to_record(event))
-            event = replace(event, place=Place(name, stored.partition, stored.offset))
-        encoded = to_push(event)
+            producer = self._producers.get(name) or await self._producer(self._log, name, partitions)
+            try:
+                stored = await producer.send(to_record(event, whom, self._sender_text))
+            except (ProducerFenced, LogDiverged, TopicNotFound):
+                await self._drop(name, producer)  # the topic is no longer what it was: the next event finds out
+                raise
+            event.place = Place(name, stored.partition, stored.offset)
         interested = self._registry.view.interested(target, topic)
+        if not interested:
+            return Published(event.view_offset, event.place, 0)
+        encoded = to_push(event, whom, self._sender_text)
         left = [member for member in interested if not self._pusher.push(member, topic, encoded, event)]
         if left and event.place is None:
             # Nothing else brings it to them: it is worth the time that a connection takes.
@@ -92,23 +101,25 @@ class Publisher:
         return Published(event.view_offset, event.place, len(interested) - len(left), unreached)
 
     async def _producer(self, log: Log, name: str, partitions: int) -> Producer:
-        producer = self._producers.pop(name, None)
-        if producer is None:
-            async with self._opening.setdefault(name, asyncio.Lock()):
-                producer = self._producers.pop(name, None)
-                if producer is None:
-                    await ensure_topic(log, name, partitions)
-                    producer = await Producer(log, name).__aenter__()
-            self._opening.pop(name, None)
-            if len(self._producers) >= MAX_PRODUCERS:
-                idle = next(iter(self._producers))
-                await self._producers.pop(idle).close()
-        self._producers[name] = producer
+        async with self._opening:
+            producer = self._producers.get(name)
+            if producer is None:
+                await ensure_topic(log, name, partitions)
+                producer = await Producer(log, name).__aenter__()
+                if len(self._producers) >= MAX_PRODUCERS:
+                    await self._drop(*next(iter(self._producers.items())))
+                self._producers[name] = producer
         return producer
+
+    async def _drop(self, name: str, producer: Producer) -> None:
+        if self._producers.get(name) is producer:
+            del self._producers[name]
+            with suppress(DynlogError):  # told to whoever waits for an event of it
+                await producer.close()
 
     async def flush(self) -> None:
         """Returns once everything that was published is in the log; raises what kept any of it out."""
-        await asyncio.gather(*(producer.flush() for producer in self._producers.values()))
+        await asyncio.gather(*(producer.flush() for producer in list(self._producers.values())))
 
     async def close(self) -> None:
         """Returns once what was published is in the log, or was given up."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from dynlog.entity import DynamoEntityID
-from dynlog.errors import CommitFenced, ConfigurationError, OffsetTruncated
+from dynlog.errors import CommitFenced, ConfigurationError, DynlogError, OffsetTruncated
 from dynlog.network import event_hub
 from dynlog.network.event_hub import EventHub
 from dynlog.network.events import Event, Reach
@@ -375,6 +376,18 @@ class WithLogSuite(RegistryBackend):
             await publisher.publish(FLEET, "news", str(number))
         for ear in ears:
             await ear.hears(*map(str, range(10)))
+
+    async def test_a_publisher_goes_on_after_somebody_deleted_the_topic(self, world: World) -> None:
+        b = await world.manager("b")
+        assert world.log is not None
+        published = await b.publish(BACKEND, "news", "1")
+        assert published.place is not None
+        await world.log.delete_topic(published.place.topic)
+        with suppress(DynlogError):  # this one may find out
+            await b.publish(BACKEND, "news", "2")
+        published = await b.publish(BACKEND, "news", "3")
+        assert published.place is not None
+        assert published.place.offset <= 1
 
     async def test_a_subscriber_that_the_log_left_behind_is_told(self, world: World) -> None:
         a, b = await world.manager("a", listen=()), await world.manager("b")
