@@ -344,6 +344,7 @@ class WithLogSuite(RegistryBackend):
         topics, ears = ["kv/événements stored", "kv événements/stored"], [Ear(), Ear()]
         for topic, ear in zip(topics, ears, strict=True):
             await a.subscribe(a.entity, topic, ear, name="mine")
+        for topic in topics:
             await a.publish(a.entity, topic, topic)
         for topic, ear in zip(topics, ears, strict=True):
             await ear.hears(topic)

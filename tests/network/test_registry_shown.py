@@ -118,6 +118,20 @@ async def test_a_look_a_follower_and_who_comes_late_see_the_same_edges_of_the_sa
                     assert view.tree() == first.view.tree()
 
 
+async def test_of_updates_at_once_the_last_that_was_asked_for_stays() -> None:
+    async with open_log("memory://updates") as log, open_kv(log, compaction=None) as kv:
+        bucket = await kv.create("network")
+        async with open_registry(bucket) as registry:
+            one = DynamoEntityID.from_name("one")
+            place = await registry.join(Member(one))
+            said = [Member(one, addresses=(f"tcp://127.0.0.1:{number}",)) for number in range(1, 21)]
+            offsets = await asyncio.gather(*map(place.update, said))
+            assert offsets == sorted(offsets)
+            seen = registry.view.get(one)
+            assert seen is not None
+            assert seen.addresses == place.member.addresses == said[-1].addresses
+
+
 @pytest.mark.parametrize("how", ["join", "update"])
 async def test_a_circle_that_two_close_at_once_is_refused_to_the_later_and_leaves_nothing(how: str) -> None:
     left, right = DynamoEntityID.collection("left"), DynamoEntityID.collection("right")
