@@ -80,7 +80,7 @@ class BucketPlace:
         Raises EntityFenced if a later life is there, ConfigurationError if it closed a circle that somebody else began
         in this moment; what was written is taken back then.
         """
-        async with self._turn:  # else the older of two updates might be written last
+        async with self._turn:  # one at a time, since one that fails takes its own back
             deadline = Deadline(self._timeout)
             before, self.member = self.member, replace(member, entity=self.member.entity)
             try:

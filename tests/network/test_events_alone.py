@@ -17,13 +17,14 @@ from dynlog.entity import DynamoEntityID
 from dynlog.errors import MalformedRecord
 from dynlog.network import events_tail
 from dynlog.network.events import Event, Place, from_push, from_record, log_topic, to_push, to_record
-from dynlog.network.events_place import positions_of
+from dynlog.network.events_place import group_of, positions_of
 from dynlog.network.events_tail import Tail
 from dynlog.network.hierarchy import Member
 from dynlog.network.registry import LocalRegistry
 from dynlog.network.subscribing import Subscription
 from dynlog.open import open_log
 from dynlog.record import Record
+from dynlog.topics import check_name
 from tests.network.call_backend import PATIENCE_S
 
 A = DynamoEntityID.from_name("a", incarnation=7)
@@ -86,6 +87,14 @@ def test_a_collection_has_a_log_topic_of_its_own_and_instances_share_one() -> No
     assert log_topic(A) == log_topic(DynamoEntityID.random())
     assert log_topic(FLEET) != log_topic(DynamoEntityID.collection("other"))
     assert log_topic(FLEET)[1] == 1  # so that its events have one order
+
+
+def test_a_name_is_another_group_for_another_entity_or_topic_and_always_legal_in_the_log() -> None:
+    topics = ["kv/événements stored", "kv événements/stored", "x" * 249, "x" * 248 + "y", "news"]
+    groups = [group_of("mine", entity, topic) for entity in (A, FLEET) for topic in topics]
+    assert len(set(groups)) == len(groups)
+    for group in groups:
+        assert check_name("group", group) == group
 
 
 class Behind(LocalRegistry):
