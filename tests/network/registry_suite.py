@@ -198,7 +198,7 @@ class ManagerSuite(RegistryBackend):
         assert 0 < seen["left"] <= 7.0
 
     async def test_a_flush_returns_once_a_wire_has_what_was_said_and_fails_by_its_deadline(self, world: World) -> None:
-        server, caller = await world.manager("server", listen=["tcp://127.0.0.1:0"]), await world.manager("caller")
+        server, caller = await world.manager("server"), await world.manager("caller")
 
         async def echo(request: Request) -> Buffer:
             return request.body
