@@ -13,6 +13,8 @@ from dynlog.record import Buffer
 from dynlog.wire import HIGH_WATER_BYTES, Accept, Channel, Frame, Receiver
 
 MAX_FRAME_BYTES = 1 << 20
+_HEAD_BYTES = 8
+"""What a frame counts beside its bytes, so that frames of no size do not pile up without end."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*")
 _PLACES: dict[str, InprocListener] = {}
@@ -44,7 +46,7 @@ class InprocChannel:
         for body in joined:
             if len(body) > MAX_FRAME_BYTES:
                 raise ConfigurationError(f"a frame of {len(body)} bytes is over the {MAX_FRAME_BYTES} of inproc://")
-            total += len(body)
+            total += len(body) + _HEAD_BYTES
         # A view would show what its owner writes into it later.
         inbox.extend(body if type(body) is bytes else bytes(body) for body in joined)
         other._bytes += total

@@ -8,14 +8,15 @@ come back with it.  Options: ``creds`` (a file); user and password, or a token a
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-import nats
 import nats.errors
+from nats.aio.client import Client
 
 from dynlog.adapters.wires.packets import HEAD, Kind, Packet, PacketChannel, read_packet, write_packet
 from dynlog.call_errors import ProtocolError, WireUnavailable
@@ -28,58 +29,74 @@ MIN_PAYLOAD_BYTES = 160 << 10
 """A server that takes less in one message cannot carry sessions, whose frames have up to 128 KiB."""
 LISTEN_S = 10.0
 ALIVE_S = 1
+_INBOX = re.compile(r"_INBOX\.dynlog\.[0-9a-f]{32}")
+"""What a peer may say of where it is: a subject is put into NATS's protocol as it is."""
+
+
+_Login = tuple[str, str | None, str | None, str | None]
 
 
 class NatsWire:
     """See `dynlog.wire.Wire`."""
 
     def __init__(self) -> None:
-        self._servers: dict[str, _Server] = {}
-        self._opening = asyncio.Lock()
-        self._closing: list[asyncio.Task[None]] = []
+        self._servers: dict[_Login, _Server] = {}
+        self._opening: dict[_Login, asyncio.Lock] = {}
+        self._left: list[_Server] = []
+        """Connections that did not answer; listeners stay at theirs, which comes back by itself."""
         self._closed = False
 
     async def listen(self, address: str, accept: Accept) -> NatsListener:
         url, subject = _parsed(address)
-        server = await self._server(url, LISTEN_S)
-        listener = NatsListener(f"{_bare(url)}/{subject}", subject, server, accept)
-        await listener.start()
+        try:
+            async with asyncio.timeout(LISTEN_S):
+                server = await self._server(url, LISTEN_S)
+                listener = NatsListener(f"{_bare(url)}/{subject}", subject, server, accept)
+                await listener.start()
+        except TimeoutError:
+            raise DeadlineExceeded(f"{LISTEN_S:g} s were not enough to listen at {url}: is it a NATS server?") from None
+        except (nats.errors.Error, OSError) as error:
+            raise WireUnavailable(f"{url} cannot be listened at: {error or type(error).__name__}") from None
         return listener
 
     async def connect(self, address: str, receiver: Callable[[Channel], Receiver], *, timeout: float) -> PacketChannel:
         url, subject = _parsed(address)
-        inbox = f"_INBOX.dynlog.{secrets.token_hex(16)}"
         try:
             async with asyncio.timeout(timeout):
                 server = await self._server(url, timeout)
-                return await server.dial(subject, inbox, f"{_bare(url)}/{subject}", receiver)
+                return await server.dial(subject, f"{_bare(url)}/{subject}", receiver)
         except TimeoutError:
             raise DeadlineExceeded(f"{timeout:g} s were not enough to reach {url}: does a dynlog listen?") from None
+        except (nats.errors.Error, OSError) as error:
+            raise WireUnavailable(f"{url} cannot be reached: {error or type(error).__name__}") from None
 
     async def _server(self, url: Url, timeout: float) -> _Server:
-        """The connection to that server, made if there is none."""
-        key = _bare(url)
-        async with self._opening:
-            if self._closed:
-                raise Closed("the wire nats:// was closed")
-            server = self._servers.get(key)
+        """The connection to that server as that user, made if there is none."""
+        login = _login(url)
+        async with self._opening.setdefault(login, asyncio.Lock()):
+            self._check()
+            server = self._servers.get(login)
             if server is not None and not await server.answers():
-                # Nobody waits for the end of what is dead already; `close` does.
-                self._closing.append(
-                    asyncio.create_task(self._servers.pop(key).close(), name=f"dynlog-nats-close {key}")
-                )
-                self._closing = [task for task in self._closing if not task.done()]
+                self._left = [left for left in self._left if left.listeners or not left.ended]
+                self._left.append(self._servers.pop(login))
+                if not server.listeners:
+                    server.end()  # nobody waits for the end of what is dead already; `close` does
                 server = None
             if server is None:
-                server = self._servers[key] = await _open(url, timeout)
+                server = await _open(url, timeout)
+                if self._closed:
+                    await server.close()
+                self._check()
+                self._servers[login] = server
             return server
+
+    def _check(self) -> None:
+        if self._closed:
+            raise Closed("the wire nats:// was closed")
 
     async def close(self) -> None:
         self._closed = True
-        async with self._opening:
-            for server in self._servers.values():
-                await server.close()
-            await asyncio.gather(*self._closing)
+        await asyncio.gather(*(server.close() for server in [*self._servers.values(), *self._left]))
 
 
 class NatsListener:
@@ -100,6 +117,7 @@ class NatsListener:
             raise WireUnavailable(f"{self.address} cannot be listened at: somebody does already") from None
         else:
             raise WireUnavailable(f"{self.address} cannot be listened at: somebody does already")
+        self._server.listeners.add(self)
         self._subscription = await self._server.client.subscribe(self._subject, cb=self._asked)
         await self._server.client.flush()
 
@@ -108,13 +126,13 @@ class NatsListener:
             return
         with suppress(ProtocolError):  # a stranger, who is not answered
             if read_packet(message.data).kind == Kind.OPEN:
-                there = message.data[HEAD.size :].decode("ascii", "replace")
-                await self._server.accept(message.reply, there, self._accept)
+                await self._server.accept(message.reply, _inbox_of(message.data[HEAD.size :]), self._accept)
 
     async def close(self) -> None:
         if self._subscription is not None and not self._server.client.is_closed:
-            await self._subscription.unsubscribe()
+            await _unsubscribed(self._subscription)
         self._subscription = None
+        self._server.listeners.discard(self)
 
 
 class _Server:
@@ -124,15 +142,19 @@ class _Server:
         self.client, self.name = client, name
         self.channels: dict[PacketChannel, Any] = {}
         """With the subscription of each."""
+        self.listeners: set[NatsListener] = set()
+        self._dialling: set[asyncio.Future[None]] = set()
         self._out: deque[tuple[str, bytes]] = deque()
         self._more = asyncio.Event()
         self._tasks: set[asyncio.Future[None]] = set()
         self._pump = asyncio.create_task(self._publish(), name=f"dynlog-nats {name}")
+        self._end: asyncio.Task[None] | None = None
 
-    async def dial(self, subject: str, inbox: str, peer: str, receiver: Callable[[Channel], Receiver]) -> PacketChannel:
+    async def dial(self, subject: str, peer: str, receiver: Callable[[Channel], Receiver]) -> PacketChannel:
         """Asks at the subject for a channel."""
-        answered: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         channel: PacketChannel | None = None
+        inbox = _new_inbox()
 
         async def came(message: Any) -> None:
             nonlocal channel
@@ -145,31 +167,32 @@ class _Server:
                 with suppress(ProtocolError):
                     packet = read_packet(message.data)
                     if packet.kind == Kind.ACCEPT:
-                        there = bytes(packet.body).decode("ascii", "replace")
-                        channel = self._channel(peer, there)
+                        channel = self._channel(peer, _inbox_of(bytes(packet.body)))
+                        self.channels[channel] = subscription
                         # What comes next is for the receiver: it has to be there before this returns.
                         channel.begin(receiver)
-                        answered.set_result(there)
+                        answered.set_result(None)
 
-        subscription = await self.client.subscribe(inbox, cb=came)
+        self._dialling.add(answered)
+        subscription = None
         try:
+            subscription = await self.client.subscribe(inbox, cb=came)
             await self.client.publish(subject, _said(Kind.OPEN, inbox), reply=inbox)
             await answered
         except BaseException:
             if channel is not None:
                 channel.abort()
-            with suppress(nats.errors.Error):
-                await subscription.unsubscribe()
+            elif subscription is not None and not self.client.is_closed:
+                await _unsubscribed(subscription)
             raise
+        finally:
+            self._dialling.discard(answered)
         assert channel is not None
-        self.channels[channel] = subscription
-        if channel.over.done():
-            self._ended(channel)
         return channel
 
     async def accept(self, reply: str, there: str, accept: Accept) -> None:
         """Makes the other end of a channel."""
-        inbox = f"_INBOX.dynlog.{secrets.token_hex(16)}"
+        inbox = _new_inbox()
         channel = self._channel(f"{self.name} {there[-8:]}", there)
 
         async def came(message: Any) -> None:
@@ -196,7 +219,7 @@ class _Server:
             try:
                 while self._out:
                     await self.client.publish(*self._out.popleft())
-            except nats.errors.Error as error:
+            except (nats.errors.Error, OSError) as error:
                 self.broke(str(error) or type(error).__name__)
 
     async def answers(self) -> bool:
@@ -220,9 +243,26 @@ class _Server:
         self._out.clear()
         for channel in list(self.channels):
             channel.broke(f"the connection to the NATS server broke: {why}")
+        for dialling in self._dialling:
+            if not dialling.done():
+                dialling.set_exception(WireUnavailable(f"the connection to the NATS server broke: {why}"))
 
     async def close(self) -> None:
-        """Ends channels and connection."""
+        """Ends channels and connection, once however often it is called."""
+        await asyncio.shield(self.end())
+
+    def end(self) -> asyncio.Task[None]:
+        """Begins with that."""
+        if self._end is None:
+            self._end = asyncio.create_task(self._close(), name=f"dynlog-nats-close {self.name}")
+        return self._end
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is done."""
+        return self._end is not None and self._end.done()
+
+    async def _close(self) -> None:
         for channel in list(self.channels):
             channel.close()
         overs = [channel.over for channel in self.channels]
@@ -239,10 +279,10 @@ class _Server:
         self._pump.cancel()
         with suppress(asyncio.CancelledError):
             await self._pump
-        with suppress(nats.errors.Error, OSError, TimeoutError):
-            await asyncio.wait_for(self.client.close(), 5)
+        await _hung_up(self.client)
         for channel in list(self.channels):
             channel.abort()
+        self.broke("it was closed")
 
 
 async def _open(url: Url, timeout: float) -> _Server:
@@ -255,25 +295,28 @@ async def _open(url: Url, timeout: float) -> _Server:
 
     async def failed(error: Exception) -> None:
         """nats-py logs what it is not told where to put; slow consumers show as a gap in a channel's numbers."""
+        if server is None:
+            raise error  # else it would try for ever
 
-    extra = {"user_credentials": options["creds"]} if "creds" in options else {}
+    settings: dict[str, Any] = {"reconnect_time_wait": 0.2, "ping_interval": 5, "max_outstanding_pings": 2}
+    if "creds" in options:
+        settings["user_credentials"] = options["creds"]
     if url.password is not None:
-        extra |= {"user": url.user or "", "password": url.password}
+        settings |= {"user": url.user or "", "password": url.password}
     elif url.user:
-        extra |= {"token": url.user}
+        settings["token"] = url.user
+    client = Client()
     try:
         async with asyncio.timeout(timeout):
-            client = await nats.connect(
+            await client.connect(
                 _bare(url), disconnected_cb=disconnected, error_cb=failed, max_reconnect_attempts=-1,
-                allow_reconnect=True, connect_timeout=max(1, round(timeout)), reconnect_time_wait=0.2,
-                ping_interval=5, max_outstanding_pings=2, **extra,
+                allow_reconnect=True, connect_timeout=max(1, round(timeout)), **settings,
             )  # fmt: skip
-    except TimeoutError:
-        raise DeadlineExceeded(f"{timeout:g} s were not enough to connect to {url}") from None
-    except (nats.errors.Error, OSError) as error:
-        raise WireUnavailable(f"{url} cannot be reached: {error or type(error).__name__}") from None
+    except BaseException:
+        await _hung_up(client)
+        raise
     if client.max_payload < MIN_PAYLOAD_BYTES:
-        await client.close()
+        await _hung_up(client)
         raise ConfigurationError(
             f"{url} takes {client.max_payload} bytes in a message: raise max_payload of that server to at least "
             f"{MIN_PAYLOAD_BYTES}"
@@ -285,6 +328,11 @@ async def _open(url: Url, timeout: float) -> _Server:
 def make_wire() -> NatsWire:
     """A wire over core NATS."""
     return NatsWire()
+
+
+async def _hung_up(client: Any) -> None:
+    with suppress(nats.errors.Error, OSError, TimeoutError):
+        await asyncio.wait_for(client.close(), 5)
 
 
 async def _unsubscribed(subscription: Any) -> None:
@@ -301,9 +349,25 @@ def _feed(channel: PacketChannel, data: bytes) -> None:
     channel.received(packet)
 
 
+def _new_inbox() -> str:
+    return f"_INBOX.dynlog.{secrets.token_hex(16)}"
+
+
+def _inbox_of(said: bytes) -> str:
+    """The inbox that a peer told; raises ProtocolError."""
+    inbox = said.decode("ascii", "replace")
+    if not _INBOX.fullmatch(inbox):
+        raise ProtocolError(f"it is at {inbox[:80]!r}, which is no inbox")
+    return inbox
+
+
 def _said(kind: Kind, inbox: str) -> bytes:
     """A packet that tells an inbox: its body is that, without a length."""
     return write_packet(kind, 0, 0, raw=inbox.encode())
+
+
+def _login(url: Url) -> _Login:
+    return _bare(url), url.user, url.password, url.options.get("creds")
 
 
 def _bare(url: Url) -> str:

@@ -104,7 +104,7 @@ class PacketChannel:
         self._loop = asyncio.get_running_loop()
         self._max_packet, self._transmit, self._ended = max_packet_bytes, transmit, ended
         self._receiver: Receiver | None = None
-        self._out: deque[Buffer] = deque()
+        self._out: deque[bytes] = deque()
         self._out_bytes = 0
         self._sent = 0
         self._in_flight: deque[int] = deque()
@@ -115,26 +115,35 @@ class PacketChannel:
         """Packets that the receiver took, and of how many the other end knows."""
         self._untold_bytes = 0
         self._held: deque[list[Buffer]] = deque()
-        self._paused = self._scheduled = self._full = self._closing = False
+        self._paused = self._scheduled = self._full = False
+        self._closing = self._bidden = False
+        """Whether this end, and the other one, want no more."""
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, receiver: Callable[[Channel], Receiver]) -> None:
         """Both ends know of each other: frames may come."""
-        self._receiver = receiver(self)
+        self._receiver = made = receiver(self)
+        if self.over.done():
+            made.channel_lost(None)  # it was ended as it was made
 
     # What the owner calls.
 
     def send(self, frames: Sequence[Frame]) -> bool:
-        if self._closing or self.over.done():
+        if self._closing or self._bidden or self.over.done():
             return True
-        joined = [frame[0] if len(frame) == 1 else b"".join(frame) for frame in frames]
-        for frame in joined:
-            if len(frame) > self.max_frame_bytes:
+        bodies, total = [], 0
+        for frame in frames:
+            body = frame[0] if len(frame) == 1 else b"".join(frame)
+            if type(body) is not bytes:
+                body = bytes(body)  # its owner may write into it as soon as this returns
+            if len(body) > self.max_frame_bytes:
                 raise ConfigurationError(
-                    f"a frame of {len(frame)} bytes is over the {self.max_frame_bytes} of {self.scheme}://"
+                    f"a frame of {len(body)} bytes is over the {self.max_frame_bytes} of {self.scheme}://"
                 )
-            self._out_bytes += len(frame)
-        self._out.extend(joined)
+            bodies.append(body)
+            total += 4 + len(body)
+        self._out.extend(bodies)
+        self._out_bytes += total
         self._schedule()
         self._full = self._out_bytes > HIGH_WATER_BYTES
         return not self._full
@@ -146,10 +155,15 @@ class PacketChannel:
         self._paused = False
         while self._held and not self._paused and not self.over.done():
             self._give(self._held.popleft())
+        if self._bidden and not self._held:
+            self._finish(None)
         self._tell()
 
     def close(self) -> None:
         if self._closing or self.over.done():
+            return
+        if self._bidden:
+            self._finish(None)
             return
         self._closing = True
         self._schedule()
@@ -165,14 +179,16 @@ class PacketChannel:
 
     def received(self, packet: Packet) -> None:
         """A packet of the other end, already known to be whole."""
-        if self.over.done():
+        if self._bidden or self.over.done():
             return
         if packet.number != self._came + (packet.kind == Kind.FRAMES):
             self.broke(f"packet {self._came + 1} was lost on the way: {packet.number} came")
             return
         self._acknowledged(packet.taken)
         if packet.kind == Kind.BYE:
-            self._finish(None)
+            self._bidden = True
+            if not self._held:
+                self._finish(None)
         elif packet.kind == Kind.FRAMES:
             self._came += 1
             try:
@@ -180,7 +196,9 @@ class PacketChannel:
             except ProtocolError as error:
                 self.broke(str(error))
                 return
-            if self._paused or self._held:
+            if self._closing:
+                self._taken += 1  # nobody wants it
+            elif self._paused or self._held:
                 self._held.append(frames)  # bounded by the window: it is not taken
             else:
                 self._give(frames)
@@ -188,7 +206,7 @@ class PacketChannel:
 
     def broke(self, why: str) -> None:
         """The way to the other end is gone, or what it brings cannot be trusted."""
-        if not self.over.done():
+        if not self._bidden and not self.over.done():
             self._out.clear()
             self._bye()
             self._finish(WireBroken(why, peer=self.peer))
@@ -201,7 +219,8 @@ class PacketChannel:
 
     def _tell(self) -> None:
         """Once a quarter of the window was taken since the other end last heard of it, it is told."""
-        if self._taken - self._told >= WINDOW_PACKETS // 4 or self._untold_bytes >= WINDOW_BYTES // 4:
+        much = self._taken - self._told >= WINDOW_PACKETS // 4 or self._untold_bytes >= WINDOW_BYTES // 4
+        if much and not self.over.done():
             self._told, self._untold_bytes = self._taken, 0
             self._transmit(write_packet(Kind.TAKEN, self._sent, self._taken))
 
@@ -228,7 +247,7 @@ class PacketChannel:
                 frame = self._out.popleft()
                 frames.append(frame)
                 size += 4 + len(frame)
-                self._out_bytes -= len(frame)
+                self._out_bytes -= 4 + len(frame)
             self._sent += 1
             self._in_flight.append(size)
             self._in_flight_bytes += size

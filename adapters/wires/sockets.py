@@ -9,7 +9,7 @@ from dynlog.adapters.wires.stream import LINGER_S, StreamChannel
 from dynlog.call_errors import WireBroken, WireUnavailable
 from dynlog.errors import Closed, DeadlineExceeded
 
-Dial = Callable[[Callable[[], StreamChannel]], Awaitable[tuple[asyncio.BaseTransport, StreamChannel]]]
+Dial = Callable[[], Awaitable[tuple[asyncio.BaseTransport, StreamChannel]]]
 
 
 class OpenChannels:
@@ -17,28 +17,35 @@ class OpenChannels:
 
     def __init__(self, scheme: str) -> None:
         self.scheme = scheme
-        self._channels: set[StreamChannel] = set()
+        self._connected: set[StreamChannel] = set()
         self._closed = False
+
+    def add(self, channel: StreamChannel) -> None:
+        """Remembers the channel until it is over."""
+        self._connected.add(channel)
+        if self._closed:
+            channel.abort()  # asyncio had accepted it before the listener was closed
+
+    def discard(self, channel: StreamChannel) -> None:
+        """Forgets the channel."""
+        self._connected.discard(channel)
 
     def check(self) -> None:
         """Raises Closed once `close` was called."""
         if self._closed:
             raise Closed(f"the wire {self.scheme}:// was closed")
 
-    def add(self, channel: StreamChannel) -> StreamChannel:
-        """Remembers the channel until it is over."""
-        self._channels.add(channel)
-        channel.over.add_done_callback(lambda _: self._channels.discard(channel))
-        return channel
-
-    async def dial(self, address: str, make: Callable[[], StreamChannel], dial: Dial, timeout: float) -> StreamChannel:
+    async def dial(self, address: str, dial: Dial, timeout: float) -> StreamChannel:
         """A connected channel whose peer has said that it is a dynlog; see `Wire.connect`."""
         self.check()
         channel: StreamChannel | None = None
+        greeted = False
         try:
             async with asyncio.timeout(timeout):
-                _, channel = await dial(lambda: self.add(make()))
+                _, channel = await dial()
                 await channel.ready
+                self.check()
+                greeted = True
                 return channel
         except TimeoutError:
             raise DeadlineExceeded(f"{timeout:g} s were not enough to reach {address}: is it a dynlog?") from None
@@ -49,19 +56,19 @@ class OpenChannels:
                 f"{address} cannot be reached ({error.strerror or error}); is somebody listening there?"
             ) from None
         finally:
-            if channel is not None and (not channel.ready.done() or channel.ready.exception() is not None):
+            if channel is not None and not greeted:
                 channel.abort()
 
     async def close(self) -> None:
-        """Closes every channel and returns once all are over; those that do not end by themselves are aborted."""
+        """Closes every channel and returns once all are over; those that do not end by themselves do after a while."""
         self._closed = True
-        if not self._channels:
+        if not self._connected:
             return
-        overs = [channel.over for channel in self._channels]
-        for channel in list(self._channels):
+        overs = [channel.over for channel in self._connected]
+        for channel in list(self._connected):
             channel.close()
-        await asyncio.wait(overs, timeout=LINGER_S)
-        for channel in list(self._channels):
+        await asyncio.wait(overs, timeout=LINGER_S + 1)
+        for channel in list(self._connected):
             channel.abort()
         await asyncio.wait(overs)
 

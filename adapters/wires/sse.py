@@ -28,6 +28,9 @@ START_S = 10.0
 _UNUSED = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """For plain HTTP: httpx reads the system's certificates for every client that is not given a context, 20 ms each."""
 
+_HEADERS = {"accept-encoding": "identity"}
+"""A proxy that compresses holds events back until it has enough of them."""
+
 
 class SseWire:
     """See `dynlog.wire.Wire`."""
@@ -53,7 +56,11 @@ class SseWire:
             raise WireUnavailable(f"{url} cannot be listened at: {error.strerror or error}") from None
         place = f"sse://{_host(url)}:{bound.getsockname()[1]}{url.path.rstrip('/')}"
         listener = SseListener(place, bound, SseApp(place, url.path, accept))
-        await listener.start()
+        try:
+            await listener.start()
+        except BaseException:
+            await listener.end()
+            raise
         self._listeners.append(listener)
         return listener
 
@@ -68,22 +75,24 @@ class SseWire:
         dialled = DialledChannel(client, base, str(url), self._dialled)
         try:
             async with asyncio.timeout(timeout):
-                await dialled.start(receiver)
+                await dialled.open()
+            self._check()
         except BaseException as error:
             await client.aclose()
             if isinstance(error, TimeoutError):
                 raise DeadlineExceeded(f"{timeout:g} s were not enough to reach {url}: does a dynlog listen?") from None
             raise
+        dialled.begin(receiver)
         return dialled.packets
 
     def _client(self, url: Url) -> tuple[str, httpx.AsyncClient]:
         options = read_options(url, {"tls": str, "ca": str})
         if not options:
-            return "http", httpx.AsyncClient(verify=_UNUSED, trust_env=False)
+            return "http", httpx.AsyncClient(verify=_UNUSED, trust_env=False, headers=_HEADERS)
         authority = options.get("ca", "")
         if authority not in self._contexts:
             self._contexts[authority] = ssl.create_default_context(cafile=authority or None)
-        return "https", httpx.AsyncClient(verify=self._contexts[authority], trust_env=False)
+        return "https", httpx.AsyncClient(verify=self._contexts[authority], trust_env=False, headers=_HEADERS)
 
     def _check(self) -> None:
         if self._closed:

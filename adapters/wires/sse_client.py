@@ -41,8 +41,8 @@ class DialledChannel:
         self._working: asyncio.Task[None] | None = None
         self._last: Exception | None = None
 
-    async def start(self, receiver: Callable[[Channel], Receiver]) -> None:
-        """Opens the channel; raises WireUnavailable."""
+    async def open(self) -> None:
+        """Asks for a channel; raises WireUnavailable."""
         try:
             answer = await self._client.post(f"{self._base}/open")
         except httpx.HTTPError as error:
@@ -52,6 +52,9 @@ class DialledChannel:
                 f"{self._peer} answered {answer.status_code}: no dynlog listens there, or it takes no channels"
             )
         self._name = answer.text
+
+    def begin(self, receiver: Callable[[Channel], Receiver]) -> None:
+        """From here on the channel carries."""
         self.packets.begin(receiver)
         self._everybody[self] = None
         self._working = asyncio.create_task(self._work(), name=f"dynlog-sse {self._peer}")

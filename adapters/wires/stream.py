@@ -4,7 +4,9 @@
     frame     length u32 | crc32c u32 | bytes          (little-endian; the CRC is RFC 3720's, 0 where it is not used)
     goodbye   length 0xFFFFFFFF | 0                    the last frame of a side that closes; an end without is a break
 
-A frame over ``max_frame_bytes`` is refused from its header, so a huge length costs nothing.
+Whoever closes says goodbye and reads on until the peer has said so too: a socket that is closed over bytes that nobody
+read resets the connection, and what was on its way to the peer would be lost.  A frame over ``max_frame_bytes`` is
+refused from its header, so a huge length costs nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from google_crc32c import value as crc32c
 
@@ -26,10 +29,22 @@ PREFACE_WITHIN_S = 10.0
 """How long a new connection may take to say who it is; thereafter it is ended."""
 LINGER_S = 5.0
 """How long a closed channel may take to get rid of what was handed over."""
+GOODBYE_S = 1.0
+"""How long the peer of a closed channel may take to say goodbye once everything has left."""
 _HEAD = struct.Struct("<II")
 _GOODBYE = _HEAD.pack(0xFFFFFFFF, 0)
 _JOIN_BELOW = 64 << 10
 """Frames up to here are copied into one write; larger ones are handed to the transport as they are."""
+
+
+class Owner(Protocol):
+    """Whoever knows of the channels that are connected."""
+
+    def add(self, channel: StreamChannel, /) -> None:
+        """Called as it is connected."""
+
+    def discard(self, channel: StreamChannel, /) -> None:
+        """Called as it is over."""
 
 
 class StreamChannel(asyncio.Protocol):
@@ -37,21 +52,29 @@ class StreamChannel(asyncio.Protocol):
 
     max_frame_bytes = MAX_FRAME_BYTES
 
-    def __init__(self, scheme: str, peer: str, begin: Callable[[Channel], Receiver], *, checked: bool) -> None:
+    def __init__(
+        self,
+        scheme: str,
+        peer: str,
+        begin: Callable[[Channel], Receiver],
+        owner: Owner,
+        *,
+        checked: bool,
+    ) -> None:
         self.scheme, self.peer = scheme, peer
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done once the peer's preface was read, or the connection ended before."""
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._begin, self._checked = begin, checked
+        self._begin, self._owner, self._checked = begin, owner, checked
         self._receiver: Receiver | None = None
         self._transport: asyncio.Transport | None = None
         self._chunks: list[bytes] = []
         self._have = 0
         self._need = len(PREFACE)
-        self._full = False
-        self._ending = False
+        self._full = self._paused = False
+        self._ending = self._bidden = False
+        """Whether this side, and the peer, want no more."""
         self._error: Exception | None = None
-        self._bidden = False
         self._timer: asyncio.TimerHandle | None = None
 
     # What the owner calls.
@@ -61,12 +84,14 @@ class StreamChannel(asyncio.Protocol):
             return True
         checked, pieces, total = self._checked, [], 0
         for frame in frames:
-            body: Buffer = frame[0] if len(frame) == 1 else b"".join(frame)
+            body = frame[0] if len(frame) == 1 else b"".join(frame)
+            if type(body) is not bytes:
+                body = bytes(body)  # its owner may write into it as soon as this returns
             size = len(body)
             if size > MAX_FRAME_BYTES:
                 raise ConfigurationError(f"a frame of {size} bytes is over the {MAX_FRAME_BYTES} of {self.scheme}://")
-            pieces.append(_HEAD.pack(size, crc32c(body if type(body) is bytes else bytes(body)) if checked else 0))
-            pieces.append(body)  # type: ignore[arg-type]
+            pieces.append(_HEAD.pack(size, crc32c(body) if checked else 0))
+            pieces.append(body)
             total += size
         if total < _JOIN_BELOW:
             self._transport.write(b"".join(pieces))
@@ -75,35 +100,58 @@ class StreamChannel(asyncio.Protocol):
         return not self._full
 
     def pause(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
+        if not self._ending and self._transport is not None:
+            self._paused = True
             self._transport.pause_reading()
 
     def resume(self) -> None:
+        self._paused = False
         if self._transport is not None and not self._transport.is_closing():
+            if self._chunks and self._have >= self._need:
+                self.data_received(b"")  # what came with the preface, to a receiver that paused as it was made
             self._transport.resume_reading()
 
     def close(self) -> None:
         if self._ending or self._transport is None:
             return
-        self._ending = True
+        if self._receiver is None:
+            self.abort()
+            return
         self._transport.write(_GOODBYE)
-        self._transport.close()
-        # A peer that never reads would keep what was handed over, and this channel, for ever.
-        self._timer = asyncio.get_running_loop().call_later(LINGER_S, self._transport.abort)
+        self._set_timer(GOODBYE_S, self._linger)
+        self._ending = True
+        if self._bidden:
+            self._transport.close()
+        else:
+            self.resume()
 
     def abort(self) -> None:
         self._ending = True
         if self._transport is not None:
             self._transport.abort()
 
+    def _linger(self) -> None:
+        """A peer that never reads would keep what was handed over, and this channel, for ever."""
+        assert self._transport is not None
+        if self._transport.get_write_buffer_size():
+            self._set_timer(LINGER_S - GOODBYE_S, self._transport.abort)
+        else:
+            self._transport.abort()
+
+    def _set_timer(self, seconds: float, then: Callable[..., object], *arguments: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(seconds, then, *arguments)
+
     # What asyncio calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        self._owner.add(self)
         transport.set_write_buffer_limits(high=HIGH_WATER_BYTES, low=HIGH_WATER_BYTES // 4)
         transport.write(PREFACE)
-        self._timer = asyncio.get_running_loop().call_later(PREFACE_WITHIN_S, self._break, "it did not say who it is")
+        self._set_timer(PREFACE_WITHIN_S, self._break, "it did not say who it is")
 
     def data_received(self, data: bytes) -> None:
         if self._chunks:
@@ -114,9 +162,13 @@ class StreamChannel(asyncio.Protocol):
             data = b"".join(self._chunks)
             self._chunks.clear()
         if self._receiver is None:
-            if self._ending or not self._greeted(data):
+            if not self._greeted(data):
                 return
             data = data[len(PREFACE) :]
+            if self._paused:
+                self._chunks, self._have, self._need = [data], len(data), 0
+                return
+        unwanted = self._ending  # read for the peer's goodbye alone
         frames: list[Buffer] = []
         at, end, unpack = 0, len(data), _HEAD.unpack_from
         while end - at >= 8:
@@ -136,7 +188,7 @@ class StreamChannel(asyncio.Protocol):
             at = after
         if at < end:
             self._keep(data[at:] if at else data, size if end - at >= 8 else 0)
-        if frames and self._receiver is not None:
+        if frames and not unwanted and self._receiver is not None:
             self._receiver.frames_received(frames)
 
     def _keep(self, rest: bytes, size: int) -> None:
@@ -145,6 +197,8 @@ class StreamChannel(asyncio.Protocol):
         self._have, self._need = len(rest), 8 + size
 
     def _greeted(self, data: bytes) -> bool:
+        if self._ending:
+            return False
         if not PREFACE.startswith(data[: len(PREFACE)]):
             self._break(f"it began with {data[: len(PREFACE)]!r} and not with {PREFACE!r}: no dynlog speaks there")
         elif len(data) < len(PREFACE):
@@ -162,17 +216,22 @@ class StreamChannel(asyncio.Protocol):
     def _odd(self, size: int) -> int:
         if size == 0xFFFFFFFF:
             self._bidden = True
+            if self._ending and self._transport is not None:
+                self._transport.close()
             self.close()
         else:
             self._break(f"a frame of {size} bytes was announced, over the {MAX_FRAME_BYTES} that are allowed")
         return 0
 
     def _break(self, why: str) -> None:
-        if self._error is None and self._transport is not None:
+        if not self._ending:
             self._error = WireBroken(why, peer=self.peer)
-            self.abort()
+        self.abort()
 
     def eof_received(self) -> bool:
+        # It takes nothing any more, either: what waits for it would keep the connection for ever.
+        if self._transport is not None:
+            self._transport.abort()
         return False
 
     def pause_writing(self) -> None:
@@ -186,7 +245,8 @@ class StreamChannel(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        if self._error is None and not self._ending and not self._bidden:
+        self._owner.discard(self)
+        if self._error is None and not self._ending:
             rest = (
                 f" within a frame, after {self._have} of {self._need} bytes" if self._chunks else " without a goodbye"
             )

@@ -33,7 +33,7 @@ class TcpWire:
         context = _tls(url, ssl.PROTOCOL_TLS_SERVER)
 
         def accepted() -> StreamChannel:
-            return self._open.add(_TcpChannel("tcp", "a dialler", accept, checked=True))
+            return _TcpChannel("tcp", "a dialler", accept, self._open, checked=True)
 
         try:
             server = await asyncio.get_running_loop().create_server(
@@ -52,12 +52,12 @@ class TcpWire:
         if not url.port:
             raise ConfigurationError(f"{url}: a port from 1 to 65535 is needed to dial")
         context = _tls(url, ssl.PROTOCOL_TLS_CLIENT)
+        make = partial(_TcpChannel, "tcp", f"tcp://{url.host}:{url.port}", receiver, self._open, checked=True)
         dial = partial(
-            asyncio.get_running_loop().create_connection, host=url.host, port=url.port, ssl=context,
+            asyncio.get_running_loop().create_connection, make, host=url.host, port=url.port, ssl=context,
             server_hostname=url.host if context else None,
         )  # fmt: skip
-        make = partial(_TcpChannel, "tcp", f"tcp://{url.host}:{url.port}", receiver, checked=True)
-        return await self._open.dial(str(url), make, dial, timeout)
+        return await self._open.dial(str(url), dial, timeout)
 
     async def close(self) -> None:
         for listener in self._listeners:

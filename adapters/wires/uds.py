@@ -37,7 +37,7 @@ class UdsWire:
         path = _path(address)
 
         def accepted() -> StreamChannel:
-            return self._open.add(StreamChannel("uds", address, accept, checked=False))
+            return StreamChannel("uds", address, accept, self._open, checked=False)
 
         bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -58,9 +58,9 @@ class UdsWire:
 
     async def connect(self, address: str, receiver: Callable[[Channel], Receiver], *, timeout: float) -> StreamChannel:
         path = _path(address)
-        dial = partial(asyncio.get_running_loop().create_unix_connection, path=str(path))
-        make = partial(StreamChannel, "uds", address, receiver, checked=False)
-        return await self._open.dial(address, make, dial, timeout)
+        make = partial(StreamChannel, "uds", address, receiver, self._open, checked=False)
+        dial = partial(asyncio.get_running_loop().create_unix_connection, make, path=str(path))
+        return await self._open.dial(address, dial, timeout)
 
     async def close(self) -> None:
         for listener in self._listeners:

@@ -7,10 +7,7 @@ packets are numbered: what is lost ends the channel.  No call blocks the loop: a
 from __future__ import annotations
 
 import asyncio
-import errno
-from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 
 import zmq
 
@@ -23,7 +20,7 @@ from dynlog.wire import Accept, Channel, Receiver
 
 MAX_PACKET_BYTES = 1 << 20
 HWM = 1024
-"""Above the window of a channel, so that a queue of ZMQ's never fills."""
+"""Over twice the window of a channel: a queue of ZMQ's is full only if the peer reads nothing."""
 HEARTBEAT_S = 5.0
 LINGER_MS = 1000
 _LOST = (
@@ -42,6 +39,7 @@ class ZmqWire:
         self._listeners: list[ZmqListener] = []
         self._dialled: dict[_Dialled, None] = {}
         self._closed = False
+        self._terminated: asyncio.Future[None] | None = None
 
     async def listen(self, address: str, accept: Accept) -> ZmqListener:
         self._check()
@@ -71,6 +69,9 @@ class ZmqWire:
         except TimeoutError:
             dialled.channel.abort()
             raise DeadlineExceeded(f"{timeout:g} s were not enough to reach {url}: does a dynlog listen?") from None
+        except zmq.ZMQError as error:
+            dialled.channel.abort()
+            raise ConfigurationError(f"{url} is no place that ZMQ can dial: {error}") from None
         except WireBroken as error:
             raise WireUnavailable(f"{url} cannot be reached: {error}") from None
         except BaseException:
@@ -96,16 +97,17 @@ class ZmqWire:
         for listener in self._listeners:
             listener.free()
         # Goodbyes may still be leaving: the context waits for them, at most the linger, and not in this thread.
-        await asyncio.get_running_loop().run_in_executor(None, self._context.term)
+        if self._terminated is None:
+            self._terminated = asyncio.get_running_loop().run_in_executor(None, self._context.term)
+        await asyncio.shield(self._terminated)
 
 
 class _Pump:
-    """One ZMQ socket in the loop: reads until there is nothing, writes until there is no room."""
+    """One ZMQ socket in the loop: reads until there is nothing."""
 
     def __init__(self, socket: zmq.Socket[bytes], read: Callable[[Parts], None]) -> None:
         self.socket = socket
         self._read = read
-        self._out: deque[Parts] = deque()
         self._loop = asyncio.get_running_loop()
         self._fd = int(socket.getsockopt(zmq.FD))
         self._scheduled = False
@@ -114,13 +116,25 @@ class _Pump:
         self._schedule()
 
     def send(self, parts: Parts) -> None:
-        """Sends as soon as there is room; raises ZMQError if ROUTER knows nobody of that name."""
-        if self._closed:
-            return
-        if self._out or not self._sent(parts):
-            self._out.append(parts)  # bounded: a window of packets for each channel
-        # Whatever touches the socket may swallow the edge that its descriptor had for a message.
-        self._schedule()
+        """Raises ZMQError if ROUTER knows nobody of that name, or if the peer has no room: it reads nothing."""
+        if not self._closed:
+            self.socket.send_multipart(parts, zmq.NOBLOCK)
+            # Whatever touches the socket may swallow the edge that its descriptor had for a message.
+            self._schedule()
+
+    def read(self, most: int) -> bool:
+        """Whether all that came was read."""
+        for _ in range(most):
+            if self._closed:
+                break
+            try:
+                parts = self.socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            self._read(parts)
+        else:
+            return False
+        return True
 
     def close(self) -> None:
         """Closes the socket; what was sent may leave still."""
@@ -129,13 +143,6 @@ class _Pump:
             self._loop.remove_reader(self._fd)
             self.socket.close()
 
-    def _sent(self, parts: Parts) -> bool:
-        try:
-            self.socket.send_multipart(parts, zmq.NOBLOCK)
-        except zmq.Again:
-            return False
-        return True
-
     def _schedule(self) -> None:
         if not self._scheduled and not self._closed:
             self._scheduled = True
@@ -143,20 +150,8 @@ class _Pump:
 
     def _run(self) -> None:
         self._scheduled = False
-        for _ in range(BURST):
-            if self._closed:
-                return
-            try:
-                self._read(self.socket.recv_multipart(zmq.NOBLOCK))
-            except zmq.Again:
-                break
-        else:
+        if not self.read(BURST):
             self._schedule()
-        while self._out and not self._closed:
-            with suppress(zmq.ZMQError):  # nobody of that name any more: its channel is told by the next send
-                if not self._sent(self._out[0]):
-                    break
-            self._out.popleft()
 
 
 class ZmqListener:
@@ -196,17 +191,18 @@ class ZmqListener:
 
     def _forget(self, name: bytes) -> None:
         self._channels.pop(name, None)
+        if not self._open and not self._channels:
+            asyncio.get_running_loop().call_soon(self.free)
 
     def _send(self, name: bytes, packet: bytes) -> None:
         try:
             self._pump.send([name, packet])
         except zmq.ZMQError as error:
-            why = "nobody is there any more" if error.errno == errno.EHOSTUNREACH else str(error)
             if (channel := self._channels.pop(name, None)) is not None:
-                asyncio.get_running_loop().call_soon(channel.broke, why)
+                asyncio.get_running_loop().call_soon(channel.broke, _why(error))
 
     async def close(self) -> None:
-        # The port stays taken while channels go on over it: ZMQ has one socket for both.
+        # The port stays taken until the last of its channels is over: ZMQ has one socket for both.
         self._open = False
         if not self._channels:
             self.free()
@@ -251,8 +247,11 @@ class _Dialled:
         self._send(write_packet(Kind.OPEN, 0, 0))
 
     def _send(self, packet: bytes) -> None:
-        if self._pump is not None:
-            self._pump.send([packet])
+        try:
+            if self._pump is not None:
+                self._pump.send([packet])
+        except zmq.ZMQError as error:
+            asyncio.get_running_loop().call_soon(self.channel.broke, _why(error))
 
     def _came(self, parts: Parts) -> None:
         try:
@@ -269,7 +268,9 @@ class _Dialled:
     def _happened(self, parts: Parts) -> None:
         # What came before the connection was lost is read first.
         assert self._pump is not None
-        self._pump._run()
+        self._pump.read(2 * HWM)
+        if not self.accepted.done():
+            self._socket.setsockopt(zmq.LINGER, 0)  # there is nobody whom a goodbye would reach
         self.channel.broke("the connection was lost" if self.accepted.done() else "nobody answers there")
 
     def _ended(self, channel: PacketChannel) -> None:
@@ -299,10 +300,17 @@ def make_wire() -> ZmqWire:
 def _socket(context: zmq.Context[zmq.Socket[bytes]], kind: int) -> zmq.Socket[bytes]:
     socket: zmq.Socket[bytes] = context.socket(kind)
     harden(socket, heartbeat_s=HEARTBEAT_S, receive_hwm=HWM)
+    socket.setsockopt(zmq.IPV6, 1)
     socket.setsockopt(zmq.SNDHWM, HWM)
     socket.setsockopt(zmq.LINGER, LINGER_MS)
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_PACKET_BYTES + 4096)
     return socket
+
+
+def _why(error: zmq.ZMQError) -> str:
+    if error.errno == zmq.EHOSTUNREACH:
+        return "nobody is there any more"
+    return "it reads nothing of what it is sent" if error.errno == zmq.EAGAIN else str(error)
 
 
 def _host(url: Url) -> str:

@@ -87,7 +87,7 @@ def opened(checked: bool = True) -> tuple[StreamChannel, Box, Wireless]:
     def begin(channel: Channel) -> Box:
         return box
 
-    channel = StreamChannel("tcp", "peer", begin, checked=checked)
+    channel = StreamChannel("tcp", "peer", begin, set(), checked=checked)
     channel.connection_made(transport)
     channel.data_received(PREFACE)
     return channel, box, transport
@@ -158,7 +158,7 @@ async def test_a_stranger_is_known_by_its_first_bytes_and_nobody_is_told_of_it(f
         accepted.append(channel)
         return Box()
 
-    channel, transport = StreamChannel("tcp", "peer", begin, checked=True), Wireless()
+    channel, transport = StreamChannel("tcp", "peer", begin, set(), checked=True), Wireless()
     channel.connection_made(transport)
     for at in range(len(first)):
         channel.data_received(first[at : at + 1])

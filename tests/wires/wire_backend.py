@@ -83,8 +83,8 @@ class Ends:
 class Place:
     """A wire that listens, a wire that dials, and the boxes of whoever dialled."""
 
-    def __init__(self, here: Wire, there: Wire, listener: Listener) -> None:
-        self.here, self.there, self.listener = here, there, listener
+    def __init__(self, here: Wire, there: Wire, listener: Listener, address: str) -> None:
+        self.here, self.there, self.listener, self.address = here, there, listener, address
         self.boxes: list[Box] = []
         self.accepted = asyncio.Event()
 
@@ -104,7 +104,7 @@ class Place:
             box.channel = channel
             return box
 
-        near = await self.here.connect(address or self.listener.address, receiver, timeout=timeout)
+        near = await self.here.connect(address or self.address, receiver, timeout=timeout)
         async with asyncio.timeout(PATIENCE_S):
             while len(self.boxes) <= before:
                 self.accepted.clear()
@@ -129,6 +129,10 @@ class WireBackend(ABC):
     def nowhere(self, tmp_path: Path) -> str:
         """Where nobody ever listens."""
 
+    def dialled(self, address: str) -> str:
+        """What a dialler makes of a listener's address."""
+        return address
+
     @pytest.fixture(autouse=True)
     async def nothing_is_left(self) -> AsyncIterator[None]:
         """Whatever a scenario does, no task and no descriptor is left behind."""
@@ -150,7 +154,7 @@ class WireBackend(ABC):
         here, there = make_wire(self.scheme), make_wire(self.scheme)
         waiting: list[Place] = []
         listener = await there.listen(self.address(tmp_path), lambda channel: waiting[0].accept(channel))
-        place = Place(here, there, listener)
+        place = Place(here, there, listener, self.dialled(listener.address))
         waiting.append(place)
         try:
             yield place

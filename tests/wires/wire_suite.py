@@ -16,7 +16,7 @@ from dynlog.call_errors import WireBroken, WireUnavailable
 from dynlog.errors import Closed, ConfigurationError, DeadlineExceeded
 from dynlog.record import Buffer
 from dynlog.wire import HIGH_WATER_BYTES, Channel, make_wire
-from tests.wires.wire_backend import PATIENCE_S, Box, Ends, WireBackend, body
+from tests.wires.wire_backend import PATIENCE_S, Box, Ends, Place, WireBackend, body
 
 MANY = 2000
 
@@ -59,7 +59,7 @@ class WireSuite(WireBackend):
                 channel.send([(b"at once",)])
                 return box
 
-            channel = await place.here.connect(place.listener.address, receiver, timeout=PATIENCE_S)
+            channel = await place.here.connect(place.address, receiver, timeout=PATIENCE_S)
             await box.until(lambda: bool(place.boxes)) if place.boxes else await asyncio.wait_for(
                 place.accepted.wait(), PATIENCE_S
             )
@@ -154,6 +154,22 @@ class WireSuite(WireBackend):
             await ends.far_box.has(201)
             assert bytes(kept[0]) == b"before!"  # type: ignore[call-overload]
 
+    async def test_a_buffer_may_be_written_into_once_it_was_handed_over(self, tmp_path: Path) -> None:
+        async with self.channel(tmp_path) as ends:
+            small, large = bytearray(b"before"), bytearray(b"x" * 100_000)
+            ends.near.send([(memoryview(small),), (memoryview(large),)])
+            small[:] = b"behind"
+            large[:] = b"y" * 100_000
+            assert await ends.far_box.has(2) == [b"before", b"x" * 100_000]
+
+    async def test_of_frames_with_one_that_is_too_long_none_is_sent_nor_counted(self, tmp_path: Path) -> None:
+        async with self.channel(tmp_path) as ends:
+            for _ in range(40):
+                with pytest.raises(ConfigurationError):
+                    ends.near.send([(bytes(100_000),), (bytes(ends.near.max_frame_bytes + 1),)])
+            assert ends.near.send([(b"next",)])
+            assert await ends.far_box.has(1) == [b"next"]
+
     # Backpressure.
 
     async def test_a_paused_reader_makes_the_sender_wait_in_bounded_memory(self, tmp_path: Path) -> None:
@@ -217,6 +233,38 @@ class WireSuite(WireBackend):
             ends.far.resume()
             assert await ends.far_box.has(2) == [b"1", b"2"]
 
+    async def test_a_receiver_that_pauses_while_it_is_made_is_left_alone(self, tmp_path: Path) -> None:
+        async with self.place(tmp_path) as place:
+            box = Box()
+
+            def receiver(channel: Channel) -> Box:
+                channel.pause()
+                return box
+
+            def greet(channel: Channel) -> Box:
+                channel.send([(b"welcome",)])
+                return Place.accept(place, channel)
+
+            place.accept = greet  # type: ignore[method-assign]
+            channel = await place.here.connect(place.address, receiver, timeout=PATIENCE_S)
+            await (await place.dial()).near_box.has(1)  # by then the first would have come, too
+            assert box.frames == []
+            channel.resume()
+            assert await box.has(1) == [b"welcome"]
+            channel.close()
+            await box.ended()
+
+    async def test_frames_of_no_size_fill_a_channel_too(self, tmp_path: Path) -> None:
+        async with self.channel(tmp_path) as ends:
+            ends.far.pause()
+            sent = 0
+            while ends.near.send([(b"",)] * 1000):
+                sent += 1000
+                assert sent < 4_000_000, "the channel takes without end"
+                await asyncio.sleep(0)
+            ends.far.resume()
+            assert len(await ends.far_box.has(sent + 1000)) == sent + 1000
+
     async def test_a_long_transfer_takes_little_memory(self, tmp_path: Path) -> None:
         async with self.channel(tmp_path) as ends:
             ends.far_box.frames_received = lambda frames: counts.append(len(frames))  # type: ignore[method-assign]
@@ -244,6 +292,74 @@ class WireSuite(WireBackend):
             ends.near.close()
             assert await ends.far_box.ended() is None
             assert ends.far_box.frames == [body(number, 5000) for number in range(200)]
+
+    async def test_what_was_handed_over_before_the_close_arrives_while_the_other_end_is_speaking(
+        self, tmp_path: Path
+    ) -> None:
+        async with self.channel(tmp_path) as ends:
+            ends.far.pause()
+            for number in range(100):
+                ends.far.send([(body(number, 9000),)])
+            for number in range(20):
+                ends.near.send([(body(number, 50_000),)])
+            ends.near.close()
+            for _ in range(20):
+                await asyncio.sleep(0)
+            ends.far.resume()
+            assert await ends.far_box.ended() is None
+            assert ends.far_box.frames == [body(number, 50_000) for number in range(20)]
+
+    async def test_what_was_handed_over_before_the_close_waits_for_a_reader_that_pauses(self, tmp_path: Path) -> None:
+        async with self.channel(tmp_path) as ends:
+            ends.near.send([(b"first",)])
+            await ends.far_box.has(1)
+            ends.far.pause()
+            ends.near.send([(b"second",), (b"third",)])
+            ends.near.close()
+            await ends.near_box.ended()
+            assert ends.far_box.frames == [b"first"]
+            ends.far.resume()
+            assert await ends.far_box.ended() is None
+            assert ends.far_box.frames == [b"first", b"second", b"third"]
+
+    async def test_a_channel_that_was_closed_brings_nothing_more(self, tmp_path: Path) -> None:
+        async with self.channel(tmp_path) as ends:
+            ends.near.close()
+            for number in range(20):
+                ends.far.send([(body(number, 5000),)])
+            assert await ends.far_box.ended() is None
+            await ends.near_box.ended()
+            assert ends.near_box.frames == []
+
+    async def test_a_receiver_that_aborts_in_its_callback_hears_only_of_the_end(self, tmp_path: Path) -> None:
+        async with self.channel(tmp_path) as ends:
+            ends.far_box.on_frames = lambda frames: ends.far.abort()
+            for number in range(50):
+                ends.near.send([(body(number, 60_000),)])
+            await ends.far_box.ended()
+            await ends.near_box.ended()
+            assert ends.far_box.calls == 1
+
+    async def test_a_receiver_that_ends_its_channel_while_it_is_made_hears_of_the_end(self, tmp_path: Path) -> None:
+        async with self.place(tmp_path) as place:
+
+            def refuse(channel: Channel) -> Box:
+                channel.abort()
+                return Place.accept(place, channel)
+
+            place.accept = refuse  # type: ignore[method-assign]
+            box = Box()
+
+            def receiver(channel: Channel) -> Box:
+                channel.send([(b"too late",)])
+                return box
+
+            with suppress(WireUnavailable):  # where that is known before the dial is done
+                await place.here.connect(place.address, receiver, timeout=PATIENCE_S)
+                await box.ended()
+            await asyncio.wait_for(place.accepted.wait(), PATIENCE_S)
+            await place.boxes[0].ended()
+            assert place.boxes[0].frames == []
 
     async def test_a_close_is_no_error_at_either_end(self, tmp_path: Path) -> None:
         async with self.channel(tmp_path) as ends:
@@ -298,7 +414,7 @@ class WireSuite(WireBackend):
             assert ends.near_box.lost == 1
             await ends.far_box.ended()
             with pytest.raises(Closed):
-                await place.here.connect(place.listener.address, lambda channel: Box(), timeout=1)
+                await place.here.connect(place.address, lambda channel: Box(), timeout=1)
             with pytest.raises(Closed):
                 await place.here.listen(self.address(tmp_path / "other"), lambda channel: Box())
 
@@ -307,7 +423,7 @@ class WireSuite(WireBackend):
             return  # there is no other process; or the session's pings find out (tests/network)
         async with self.place(tmp_path) as place:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "tests.wires.other_end", place.listener.address, stdout=asyncio.subprocess.PIPE
+                sys.executable, "-m", "tests.wires.other_end", place.address, stdout=asyncio.subprocess.PIPE
             )
             try:
                 async with asyncio.timeout(PATIENCE_S):
@@ -372,7 +488,7 @@ class WireSuite(WireBackend):
             ends.near.send([(b"still",)])
             assert await ends.far_box.has(1) == [b"still"]
             with pytest.raises((WireUnavailable, DeadlineExceeded)):
-                await place.here.connect(place.listener.address, lambda channel: Box(), timeout=0.5)
+                await place.here.connect(place.address, lambda channel: Box(), timeout=0.5)
 
     async def test_closing_a_listener_twice_is_closing_it(self, tmp_path: Path) -> None:
         async with self.place(tmp_path) as place:
@@ -381,18 +497,38 @@ class WireSuite(WireBackend):
 
     async def test_a_dial_that_is_cancelled_leaves_nothing(self, tmp_path: Path) -> None:
         async with self.place(tmp_path) as place:
-            dialling = asyncio.create_task(place.here.connect(place.listener.address, lambda channel: Box(), timeout=5))
+            dialling = asyncio.create_task(place.here.connect(place.address, lambda channel: Box(), timeout=5))
             await asyncio.sleep(0)
             dialling.cancel()
             with suppress(asyncio.CancelledError):
                 (await dialling).abort()  # where dialling takes no time
             box = Box()
-            channel = await place.here.connect(place.listener.address, lambda channel: box, timeout=PATIENCE_S)
+            channel = await place.here.connect(place.address, lambda channel: box, timeout=PATIENCE_S)
             channel.send([(b"next",)])
             async with asyncio.timeout(PATIENCE_S):
                 while not any(there.frames == [b"next"] for there in place.boxes):  # noqa: ASYNC110 - any of them
                     await asyncio.sleep(0)
             channel.close()
+
+    async def test_a_dial_that_is_cancelled_at_any_moment_leaves_nothing(self, tmp_path: Path) -> None:
+        async with self.place(tmp_path) as place:
+            for turns in (0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 25, 32, 40, 50, 64, 80, 100, 130, 180, 250, 400, 800):
+                wire = make_wire(self.scheme)
+                dialling = asyncio.create_task(wire.connect(place.address, lambda channel: Box(), timeout=PATIENCE_S))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                dialling.cancel()
+                with suppress(asyncio.CancelledError):
+                    await dialling
+                async with asyncio.timeout(PATIENCE_S):
+                    await wire.close()
+            await place.dial()
+
+    async def test_a_wire_that_is_closed_twice_is_closed(self, tmp_path: Path) -> None:
+        async with self.place(tmp_path) as place:
+            await place.dial()
+            await asyncio.gather(place.here.close(), place.here.close())
+            await place.here.close()
 
     @pytest.mark.parametrize("rest", ["", "//", "://", "?x=1"])
     async def test_an_address_that_is_none_is_refused_before_anything_is_tried(self, tmp_path: Path, rest: str) -> None:
@@ -415,7 +551,7 @@ class WireSuite(WireBackend):
     async def test_a_wire_may_dial_itself(self, tmp_path: Path) -> None:
         async with self.place(tmp_path) as place:
             box = Box()
-            channel = await place.there.connect(place.listener.address, lambda channel: box, timeout=PATIENCE_S)
+            channel = await place.there.connect(place.address, lambda channel: box, timeout=PATIENCE_S)
             channel.send([(b"to myself",)])
             async with asyncio.timeout(PATIENCE_S):
                 await place.accepted.wait()
