@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterable, AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Self
 
 import xxhash
@@ -18,11 +18,12 @@ import xxhash
 from dynlog.batch import Batch, Position
 from dynlog.call_errors import CallOutcomeUnknown, NotSent, Overloaded
 from dynlog.entity import DynamoEntityID
-from dynlog.errors import Closed, ConfigurationError, DynlogError, OffsetTruncated
+from dynlog.errors import Closed, ConfigurationError, DynlogError, LogDiverged, OffsetTruncated, TopicNotFound
 from dynlog.log import Log
 from dynlog.network.calls import Call, ReplyStream
 from dynlog.network.deadlines import Deadlines
 from dynlog.network.log_clock import LogClock
+from dynlog.network.log_keeping import Keeping
 from dynlog.network.log_outbox import Done, Outbox
 from dynlog.network.log_outgoing import Awaited, Replies
 from dynlog.network.log_records import (
@@ -45,7 +46,6 @@ from dynlog.network.log_resuming import OpenCall, find_open
 from dynlog.reader import Reader
 from dynlog.record import Buffer
 from dynlog.timing import Backoff
-from dynlog.topics import Holder, HolderKind
 
 MOST_OPEN = 1 << 16
 ACKNOWLEDGE_S = 0.05
@@ -75,8 +75,10 @@ class LogCaller:
         self._fetching: set[asyncio.Task[None]] = set()
         self._failure: DynlogError | None = None
         self._reader: Reader | None = None
-        self._from: tuple[dict[int, int], dict[int, int]] = {}, {}
-        self._resumed = False
+        self._keeping = Keeping(log, topics, self._name)
+        self._made = 1
+        self._untaken: set[bytes] = set()
+        """Calls of an earlier life whose outcome was not handed out."""
         self.late = 0
         """Replies that came when nobody waited for them any more."""
 
@@ -90,7 +92,7 @@ class LogCaller:
         self = cls(log, await CallTopics.make(log, name, partitions), caller)
         await self._outbox.open()
         self._reader = await Reader.open(log, self._topics.replies, "end")
-        await self._remember()
+        await self._keeping.begin()
         tasks = [
             asyncio.create_task(self._follow(), name="dynlog-log-replies"),
             asyncio.create_task(self._keep(), name="dynlog-log-caller"),
@@ -114,10 +116,12 @@ class LogCaller:
     async def resume(self) -> list[OpenCall]:
         """The calls that an earlier life of this caller made and whose answers it did not acknowledge.
 
-        Each can be waited for with `OpenCall.reply`; those whose deadline passed have their outcome in the log, too.
+        Each can be waited for with `OpenCall.reply`, and is found again by the next life until that gave its outcome;
+        those whose deadline passed have their outcome in the log, too.
         """
-        self._resumed = True
-        return await find_open(self, self._log, self._topics, *self._from)
+        found = await find_open(self, self._log, self._topics, *self._keeping.first)
+        self._keeping.left = False
+        return found
 
     @property
     def seen(self) -> dict[int, int]:
@@ -132,7 +136,13 @@ class LogCaller:
             return None
         awaited = self._open[ident] = Awaited(self, call, ident, partition)
         awaited.resumed = True
+        self._untaken.add(ident)
         return awaited
+
+    def release(self, awaited: Awaited) -> None:
+        """The outcome of a call of an earlier life was handed out, now or by that life."""
+        self.forget(awaited)
+        self._untaken.discard(awaited.ident)
 
     def open_calls(self) -> list[Call]:
         """What is waited for now."""
@@ -154,6 +164,8 @@ class LogCaller:
             raise ConfigurationError(f"call {call.correlation_id} is waited for already: use another correlation id")
         awaited = Awaited(self, call, ident, self._topics.partition(call.target, ident))
         awaited.replies = replies
+        awaited.made = self._made
+        self._made += 1
         self._open[ident] = awaited
         awaited.tick = self._deadlines.add(awaited, self._loop.time() + call.deadline.remaining)
         parts = (meta,) if body is None else (meta, body)
@@ -204,8 +216,11 @@ class LogCaller:
         while True:
             try:
                 batch = await self._reader.next(READ_WAIT_S)
-            except OffsetTruncated:
-                raise
+            except (OffsetTruncated, LogDiverged, TopicNotFound) as error:
+                _log.error("the replies to the calls of %s are lost: %s", self.caller, error)
+                self._failure = error
+                self._give_up(f"its reply cannot be read any more: {error}")
+                return
             except DynlogError as error:
                 _log.warning("replies cannot be read: %s", error)
                 await asyncio.sleep(next(pauses))
@@ -278,48 +293,32 @@ class LogCaller:
         for partition, names in told.items():
             self._outbox.put(self._topics.replies, partition, self._key, TOMBSTONE, (pack(names),))
 
-    async def _remember(self) -> None:
-        """From where an earlier life has to look for its open calls; from here on, this one."""
-        found: list[dict[int, int]] = []
-        for topic in (self._topics.requests, self._topics.replies):
-            holders = {state.holder.name: state.holder for state in await self._log.holders(topic)}
-            held = holders.get(self._name)
-            self._resumed = held is None
-            states = await self._log.partitions(topic)
-            found.append({
-                state.partition: max(held.positions.get(state.partition, 0) if held else 0, state.earliest)
-                for state in states
-            })  # fmt: skip
-            with suppress(OffsetTruncated):
-                await self._log.hold(topic, Holder(self._name, HolderKind.NAMED, found[-1]))
-        self._from = found[0], found[1]
-
     async def _keep(self) -> None:
-        """While nothing is open, what was is not needed any more; what an earlier life left is, until `resume`."""
         while True:
             await asyncio.sleep(HOLD_S)
             try:
-                await self._move_hold()
+                await self._keeping.move(self._numbers)
             except DynlogError as error:
                 _log.warning("the caller's place in the log is not kept: %s", error)
 
-    async def _move_hold(self) -> None:
-        if self._open or self._acknowledged or not self._resumed:
-            return
-        for topic in (self._topics.requests, self._topics.replies):
-            ends = {state.partition: state.end for state in await self._log.partitions(topic)}
-            if self._open:
-                return
-            await self._log.hold(topic, Holder(self._name, HolderKind.NAMED, ends))
+    def _numbers(self) -> tuple[int, int]:
+        """Of the oldest open call and of the next one; all calls of an earlier life have 0."""
+        if self._untaken:
+            return 0, self._made
+        oldest = next(iter(self._open.values()), None)
+        return self._made if oldest is None else oldest.made, self._made
+
+    def _give_up(self, why: str) -> None:
+        for awaited in list(self._open.values()):
+            self.forget(awaited)
+            place = {"topic": awaited.call.topic, "correlation_id": awaited.call.correlation_id}
+            awaited.failed(CallOutcomeUnknown(why, **place))
 
     async def _close(self, tasks: list[asyncio.Task[None]]) -> None:
         self._failure = Closed("this caller was closed")
         for task in [*tasks, *self._fetching]:
             task.cancel()
-        for awaited in list(self._open.values()):
-            self.forget(awaited)
-            place = {"topic": awaited.call.topic, "correlation_id": awaited.call.correlation_id}
-            awaited.failed(CallOutcomeUnknown("the caller was closed; resume() finds the answer", **place))
+        self._give_up("the caller was closed; resume() finds the answer")
         self._say_acknowledged()
         await asyncio.gather(*tasks, *self._fetching, return_exceptions=True)
         try:

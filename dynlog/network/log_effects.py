@@ -6,18 +6,30 @@ soon after the reply; whoever takes over goes on where that one stopped, and wha
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgpack
 
-from dynlog.codec import check_record
+from dynlog.codec import MAX_RECORDS, check_record
 from dynlog.delivery import DeliveryPolicy, deliver
 from dynlog.effects import MAX_EFFECTS, Effect, check_effect
-from dynlog.errors import BatchTooLarge, ConfigurationError
+from dynlog.errors import (
+    BatchTooLarge,
+    ConfigurationError,
+    DynlogError,
+    MalformedRecord,
+    PartitionNotFound,
+    TopicNotFound,
+)
 from dynlog.log import Log
 from dynlog.partition import partition_of
 from dynlog.record import Control, Mark, Record
+
+SPARE_BYTES = 64 << 10
+RECORD_OVERHEAD = 512
+NEVER = (TopicNotFound, PartitionNotFound, BatchTooLarge, MalformedRecord)
+"""Errors of an append that the same append will always have."""
 
 
 class Effects:
@@ -42,14 +54,18 @@ class Effects:
         self._list.append(Effect(topic, check_effect(record), partition))
 
     async def encode(self, log: Log) -> bytes:
-        """As they lie in an outcome; raises TopicNotFound if one has nowhere to go, BatchTooLarge."""
-        most = log.capabilities.max_batch_bytes - (64 << 10)
-        for name in {effect.topic for effect in self._list}:
-            await log.topic(name)
+        """As they lie in an outcome; raises TopicNotFound or PartitionNotFound (nowhere to go), BatchTooLarge."""
+        most = log.capabilities.max_batch_bytes - SPARE_BYTES
+        topics = {name: await log.topic(name) for name in sorted({effect.topic for effect in self._list})}
         rows: list[Any] = []
         for topic, record, partition in self._list:
             if sum(map(len, record.parts)) > most:
                 raise BatchTooLarge(f"an effect is over the {most} bytes that one append takes", topic=topic)
+            if partition is not None and not 0 <= partition < topics[topic].partitions:
+                raise PartitionNotFound(
+                    f"an effect goes to a partition that is not there: the topic has {topics[topic].partitions}",
+                    topic=topic, partition=partition,
+                )  # fmt: skip
             rows.append([
                 topic, partition, record.key, dict(record.headers), record.control, record.timestamp_ms,
                 [bytes(part) for part in record.parts],
@@ -58,12 +74,50 @@ class Effects:
         return packed
 
 
-async def append_all(log: Log, producer: str, offset: int, encoded: bytes, policy: DeliveryPolicy) -> None:
-    """Appends the effects of the outcome at that offset, each once, whatever was before."""
-    for number, (topic, partition, key, headers, control, timestamp_ms, parts) in enumerate(msgpack.unpackb(encoded)):
-        record = Record(tuple(parts), key, headers, Control(control) if control else None, timestamp_ms)
-        count = (await log.topic(topic)).partitions
-        if partition is None:
-            partition = offset % count if key is None else partition_of(key, count)
-        marked = replace(record, mark=Mark(producer, 0, offset * MAX_EFFECTS + number))
-        await deliver(log, topic, partition, [marked], policy)
+async def append_all(
+    log: Log, producer: str, outcomes: Sequence[tuple[int, bytes]], policy: DeliveryPolicy
+) -> list[tuple[str, DynlogError]]:
+    """Appends the effects of outcomes, given with their offsets in rising order, each once, whatever was before.
+
+    Those of many outcomes that go to one place leave together.  Returns which topics take some of them never, and why:
+    their outcome is the answer all the same, and nobody else's effects may wait for what cannot be.
+    """
+    places: dict[tuple[str, int], list[Record]] = {}
+    lost: list[tuple[str, DynlogError]] = []
+    counts: dict[str, int] = {}
+    for offset, encoded in outcomes:
+        for number, row in enumerate(msgpack.unpackb(encoded)):
+            topic, partition, key, headers, control, timestamp_ms, parts = row
+            if partition is None:
+                try:
+                    count = counts.get(topic) or (await log.topic(topic)).partitions
+                except NEVER as error:
+                    lost.append((topic, error))
+                    continue
+                counts[topic] = count
+                partition = offset % count if key is None else partition_of(key, count)
+            mark = Mark(producer, 0, offset * MAX_EFFECTS + number)
+            record = Record(tuple(parts), key, headers, Control(control) if control else None, timestamp_ms, mark)
+            places.setdefault((topic, partition), []).append(record)
+    most = log.capabilities.max_batch_bytes - SPARE_BYTES
+    for (topic, partition), records in places.items():
+        for together in _appends(records, most):
+            try:
+                await deliver(log, topic, partition, together, policy)
+            except NEVER as error:
+                lost += [(topic, error)] * len(together)
+    return lost
+
+
+def _appends(records: Sequence[Record], most: int) -> Iterator[list[Record]]:
+    """In order, as many at once as an append takes."""
+    together: list[Record] = []
+    room = most
+    for record in records:
+        size = RECORD_OVERHEAD + sum(map(len, record.parts)) + sum(len(n) + len(v) for n, v in record.headers.items())
+        if together and (size > room or len(together) >= MAX_RECORDS):
+            yield together
+            together, room = [], most
+        together.append(record)
+        room -= size
+    yield together

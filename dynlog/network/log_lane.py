@@ -48,6 +48,8 @@ FOLD_S = 0.02
 """While it is busy a lane folds what it said itself many at a time, since nobody waits for that; else it reads at once,
 so that a successor is noticed soon."""
 CHECKPOINT_S = 1.0
+MOST_EFFECTS_BYTES = 8 << 20
+"""Of effects that are not known to be appended; with more of them the lane begins no further calls for a while."""
 MOST_ANSWERS = 1 << 20
 """Replies that nobody acknowledged; with more of them the lane refuses further calls."""
 _log = logging.getLogger(__name__)
@@ -61,6 +63,8 @@ class Lane(Answers):
         self.cache = ReplyCache(target.key)
         self.late = 0
         """Calls whose deadline had passed before they began."""
+        self.lost = 0
+        """Effects whose topic was deleted, or made anew with fewer partitions, between the reply and their append."""
         self.serving = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._running: set[asyncio.Task[None]] = set()
@@ -68,6 +72,8 @@ class Lane(Answers):
         self._told = (-1, -1)
         self._read = self._first = 0
         self._appended = -1
+        self._held = -1
+        self._room = asyncio.Event()
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -81,7 +87,8 @@ class Lane(Answers):
     async def term(self) -> None:
         """Takes the lane over and serves it.  Raises ProducerFenced, and what the log raises; may be called again."""
         self._outbox = self.new_outbox()
-        self.cache, self._appended, self._told, self._broken = ReplyCache(self.target.key), -1, (-1, -1), None
+        self.cache, self._told, self._broken = ReplyCache(self.target.key), (-1, -1), None
+        self._appended = self._held = -1
         tasks: list[asyncio.Task[None]] = []
         try:
             replies, requests, dedupe = await self._take_over()
@@ -126,7 +133,7 @@ class Lane(Answers):
         await asyncio.wait([requests])
         with suppress(TimeoutError):
             async with asyncio.timeout(self.shared.grace_s):
-                while self.calls:
+                while self.calls or self._owed():
                     self._quiet.clear()
                     await self._quiet.wait()
 
@@ -165,6 +172,9 @@ class Lane(Answers):
             self._read = at.offset
             if self._outbox.full:
                 await self._outbox.room()
+            while self.cache.effects_bytes > MOST_EFFECTS_BYTES:
+                self._room.clear()
+                await self._room.wait()
             if self._outbox.failure is not None:
                 raise self._outbox.failure
 
@@ -257,6 +267,8 @@ class Lane(Answers):
             self._drop(self._said.popleft()[1])
         if self.cache.effects:
             self._work.set()
+        if self.cache.effects_bytes <= MOST_EFFECTS_BYTES:
+            self._room.set()
         if self.cache.term != self._term:
             raise ProducerFenced(f"the calls of {self.target} are served by a successor", topic=batch.topic)
 
@@ -264,6 +276,7 @@ class Lane(Answers):
 
     async def _keep(self, incarnation: str) -> None:
         producer = f"{self._name}:{incarnation}:effects"
+        held_at = self._loop.time()
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(CHECKPOINT_S):
@@ -271,27 +284,43 @@ class Lane(Answers):
             self._work.clear()
             if self._broken is not None:  # whether that is the answer, only a new fold can tell
                 raise self._broken
-            for offset in sorted(at for at in self.cache.effects if at > self._appended):
-                await append_all(self.shared.log, producer, offset, self.cache.effects[offset], DeliveryPolicy())
-                self._appended = offset
-            if self._credit():
+            if owed := self._owed():
+                outcomes = [(offset, self.cache.effects[offset]) for offset in owed]
+                for topic, error in await append_all(self.shared.log, producer, outcomes, DeliveryPolicy()):
+                    self.lost += 1
+                    _log.error("an effect of a call of %s has no place in %s any more: %s", self.target, topic, error)
+                self._appended = owed[-1]
+                self._quiet.set()
+            self._credit()
+            if self._loop.time() - held_at >= CHECKPOINT_S:
                 await self._hold()
+                held_at = self._loop.time()
 
-    def _credit(self) -> bool:
-        """Says how far everything is done; whether there was anything to say."""
+    def _owed(self) -> list[int]:
+        """The outcomes whose effects are still to be appended."""
+        return sorted(at for at in self.cache.effects if at > self._appended)
+
+    def _credit(self) -> None:
+        """Says how far everything is done, if that is news."""
         first = next(iter(self.calls.values()), None)
         done = (self._read if first is None else first.offset, self._appended)
-        if done == self._told:
-            return False
-        self._told = done
-        self._tell(CREDIT, done)
-        return True
+        if done != self._told:
+            self._told = done
+            self._tell(CREDIT, done, self._credited)
+
+    def _credited(self, offset: int, error: DynlogError | None) -> None:
+        if error is not None:
+            self._told = (-1, -1)  # it is said again
 
     async def _hold(self) -> None:
         """Keeps the requests that are not done from being truncated."""
-        position = {self.partition: max(self.cache.done_before, self._first)}
+        offset = max(self.cache.done_before, self._first)
+        if offset == self._held:
+            return
+        holder = Holder(self._name, HolderKind.NAMED, {self.partition: offset})
         with suppress(OffsetTruncated):
-            await self.shared.log.hold(self.shared.topics.requests, Holder(self._name, HolderKind.NAMED, position))
+            await self.shared.log.hold(self.shared.topics.requests, holder)
+            self._held = offset
 
     def _tell(
         self, control: Control, numbers: tuple[int, ...], done: Callable[[int, DynlogError | None], None] | None = None

@@ -38,11 +38,13 @@ class Awaited:
 
     __slots__ = (
         "_number",
+        "answered",
         "call",
         "caller",
         "future",
         "ident",
         "last",
+        "made",
         "partition",
         "replies",
         "resumed",
@@ -55,7 +57,9 @@ class Awaited:
         self.future: asyncio.Future[Buffer] = asyncio.get_running_loop().create_future()
         self.replies: Replies | None = None
         """Who takes a stream of replies."""
-        self.sent = self.resumed = False
+        self.sent = self.resumed = self.answered = False
+        self.made = 0
+        """Numbers the calls of this life in the order in which they were made."""
         self.tick = -1
         self._number = 0
         self.last: Buffer | None = None
@@ -68,6 +72,7 @@ class Awaited:
             self._number += 1
             self._one(body[1])
             return False
+        self.answered = True
         if control == END:
             stream = bool(meta[4])
             if not stream:

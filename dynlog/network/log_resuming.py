@@ -43,21 +43,21 @@ class OpenCall:
     @property
     def answered(self) -> bool:
         """Whether its outcome is there."""
-        return self._awaited.future.done()
+        return self._awaited.answered
 
     async def reply(self, timeout: float) -> Buffer:
         """The one reply, or how the call ended, as for every call; DeadlineExceeded if it is not there in time."""
         awaited = self._awaited
-        try:
-            async with asyncio.timeout(timeout):
-                body = await asyncio.shield(awaited.future)
-        except TimeoutError:
+        done, _ = await asyncio.wait([awaited.future], timeout=timeout)
+        if not done:
             raise DeadlineExceeded(
                 f"no answer within {timeout:g} s; it may still come (topic {self.call.topic}, call "
                 f"{self.call.correlation_id})"
-            ) from None
-        awaited.caller.acknowledge(awaited.partition, self.call.target.key, self.call.correlation_id)
-        return body
+            )
+        if awaited.answered:  # also by an error: that is an outcome, too
+            awaited.caller.acknowledge(awaited.partition, self.call.target.key, self.call.correlation_id)
+            awaited.caller.release(awaited)
+        return awaited.future.result()
 
 
 async def find_open(
@@ -86,7 +86,7 @@ async def find_open(
         async for batch in _all(log, topics.replies, partition, first, seen[partition]):
             for acknowledged in _answers_to(mine, batch, answers):
                 if (gone := found.pop(acknowledged, None)) is not None:
-                    caller.forget(gone._awaited)
+                    caller.release(gone._awaited)
     for ident, (control, meta_, body) in answers.items():
         if ident in found:
             found[ident]._awaited.came(control, meta_, body)

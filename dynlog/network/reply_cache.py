@@ -75,6 +75,7 @@ class ReplyCache:
         self.answers: dict[bytes, Answer] = {}
         self.effects: dict[int, bytes] = {}
         """Effects by the offset of their outcome that are not known to be appended."""
+        self.effects_bytes = 0
         self.done_before = 0
         """Every request below this offset has its outcome, or needs none."""
         self._gone: dict[bytes, tuple[int, int]] = {}
@@ -141,6 +142,7 @@ class ReplyCache:
             self.answers[ident] = Answer(int(request), first, offset, until, refused)
             if len(body) > 2:
                 self.effects[offset] = bytes(body[2])
+                self.effects_bytes += len(body[2])
         elif control == DATA:
             _, name, request, deadline_ms = meta[:4]
             ident = ident_of(caller, name)
@@ -159,7 +161,9 @@ class ReplyCache:
         elif control == CREDIT:
             done_before, appended = int(meta[1]), int(meta[2])
             self.done_before = max(self.done_before, done_before)
-            self.effects = {at: what for at, what in self.effects.items() if at > appended}
+            if self.effects:
+                self.effects = {at: what for at, what in self.effects.items() if at > appended}
+                self.effects_bytes = sum(map(len, self.effects.values()))
             self._takeovers = [end for end in self._takeovers if end > self.done_before]
 
     def _acknowledged(self, caller: bytes, meta: list[Any]) -> None:
@@ -222,5 +226,6 @@ class ReplyCache:
         except (ValueError, TypeError, IndexError, StopIteration, msgpack.UnpackException) as error:
             raise SnapshotCorrupt(f"not a cache of replies: {error!r}") from None
         self.answers, self._gone, self.effects = answers, gone, effects
+        self.effects_bytes = sum(map(len, effects.values()))
         self.done_before, self._takeovers, self._serving = done_before, list(takeovers), serving
         self._now_ms, self._swept_ms, self.term, self.malformed = now, swept, term, malformed
