@@ -1,4 +1,4 @@
-"""The wire suite on all six wires."""
+"""The wire suite on all six wires, and on TCP with TLS."""
 
 from __future__ import annotations
 
@@ -38,6 +38,23 @@ class TestTcp(WireSuite):
 
     def nowhere(self, tmp_path: Path) -> str:
         return "tcp://127.0.0.1:1"
+
+
+class TestTls(WireSuite):
+    scheme = "tcp"
+
+    @pytest.fixture(autouse=True)
+    def _certificates(self, certificates: Path) -> None:
+        self.folder = certificates
+
+    def address(self, tmp_path: Path) -> str:
+        return f"tcp://127.0.0.1:0?cert={self.folder}/server.crt&key={self.folder}/server.key"
+
+    def dialled(self, address: str) -> str:
+        return f"{address}?ca={self.folder}/ca.crt"
+
+    def nowhere(self, tmp_path: Path) -> str:
+        return f"tcp://127.0.0.1:1?ca={self.folder}/ca.crt"
 
 
 class TestZmq(WireSuite):
