@@ -28,7 +28,11 @@ MAX_PACKET_BYTES = 1 << 20
 MIN_PAYLOAD_BYTES = 160 << 10
 """A server that takes less in one message cannot carry sessions, whose frames have up to 128 KiB."""
 LISTEN_S = 10.0
-ALIVE_S = 1
+ALIVE_S = 1.0
+"""Within this a server that is alive answers."""
+ASKED_S = 60
+"""How long its answer is waited for by a connection itself, which its own pings end long before."""
+_SUBJECT = re.compile(r"[^\x00-\x20\x7f.*>/]+(\.[^\x00-\x20\x7f.*>/]+)*")
 _INBOX = re.compile(r"_INBOX\.dynlog\.[0-9a-f]{32}")
 """What a peer may say of where it is: a subject is put into NATS's protocol as it is."""
 
@@ -119,7 +123,8 @@ class NatsListener:
             raise WireUnavailable(f"{self.address} cannot be listened at: somebody does already")
         self._server.listeners.add(self)
         self._subscription = await self._server.client.subscribe(self._subject, cb=self._asked)
-        await self._server.client.flush()
+        if not await self._server.answers():
+            raise WireUnavailable(f"{self.address} cannot be listened at: the server does not answer")
 
     async def _asked(self, message: Any) -> None:
         if not message.reply:
@@ -148,6 +153,7 @@ class _Server:
         self._more = asyncio.Event()
         self._tasks: set[asyncio.Future[None]] = set()
         self._pump = asyncio.create_task(self._publish(), name=f"dynlog-nats {name}")
+        self._asking: asyncio.Task[bool] | None = None
         self._end: asyncio.Task[None] | None = None
 
     async def dial(self, subject: str, peer: str, receiver: Callable[[Channel], Receiver]) -> PacketChannel:
@@ -225,11 +231,26 @@ class _Server:
     async def answers(self) -> bool:
         """Whether the server still answers: a connection that is half open looks like a good one for long."""
         if self.client.is_connected:
-            with suppress(nats.errors.Error, OSError, TimeoutError):
-                await self.client.flush(ALIVE_S)
+            # nats-py's reader dies of a PONG whose waiter was cancelled: nobody who gives up cancels this one.
+            if self._asking is None or self._asking.done():
+                self._asking = asyncio.create_task(self._ask(), name=f"dynlog-nats-ask {self.name}")
+            done, _ = await asyncio.wait({self._asking}, timeout=ALIVE_S)
+            if any(not task.cancelled() and task.result() for task in done):
                 return True
         self.broke("the server does not answer")
         return False
+
+    async def _ask(self) -> bool:
+        with suppress(nats.errors.Error, OSError, TimeoutError):
+            await self.client.flush(ASKED_S)
+            return True
+        return False
+
+    def cut(self) -> None:
+        """The connection is gone, and with it every answer that was to come."""
+        if self._asking is not None:
+            self._asking.cancel()
+        self.broke("it was cut")
 
     def _ended(self, channel: PacketChannel) -> None:
         subscription = self.channels.pop(channel, None)
@@ -274,12 +295,12 @@ class _Server:
         with suppress(nats.errors.Error, TimeoutError, OSError):
             while self._out:
                 await self.client.publish(*self._out.popleft())
-            if self.client.is_connected:
-                await self.client.flush(2)
-        self._pump.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._pump
+        await self.answers()
         await _hung_up(self.client)
+        for task in (self._pump, self._asking):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait({task})
         for channel in list(self.channels):
             channel.abort()
         self.broke("it was closed")
@@ -291,7 +312,7 @@ async def _open(url: Url, timeout: float) -> _Server:
 
     async def disconnected() -> None:
         if server is not None:
-            server.broke("it was cut")
+            server.cut()
 
     async def failed(error: Exception) -> None:
         """nats-py logs what it is not told where to put; slow consumers show as a gap in a channel's numbers."""
@@ -380,6 +401,6 @@ def _parsed(address: str) -> tuple[Url, str]:
     url = parse_url(address)
     subject = url.path.strip("/")
     read_options(url, {"creds": str})
-    if url.scheme != "nats" or not url.host or not subject or any(c in subject for c in " *>/") or ".." in subject:
+    if url.scheme != "nats" or not url.host or not _SUBJECT.fullmatch(subject):
         raise ConfigurationError(f"{url} is no address of this wire: nats://host:port/subject is, without wildcards")
     return url, subject

@@ -524,6 +524,23 @@ class WireSuite(WireBackend):
                     await wire.close()
             await place.dial()
 
+    async def test_dials_that_are_cancelled_harm_no_channel_of_the_wire(self, tmp_path: Path) -> None:
+        async with self.place(tmp_path) as place:
+            ends = await place.dial()
+            for turns in (0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 25, 32, 40, 60, 100):
+                dialling = asyncio.create_task(
+                    place.here.connect(place.address, lambda channel: Box(), timeout=PATIENCE_S)
+                )
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                dialling.cancel()
+                with suppress(asyncio.CancelledError):
+                    await dialling
+                ends.near.send([(body(turns),)])
+                assert (await ends.far_box.has(1)).pop() == body(turns)
+            assert ends.near_box.lost == 0
+            await place.dial()
+
     async def test_a_wire_that_is_closed_twice_is_closed(self, tmp_path: Path) -> None:
         async with self.place(tmp_path) as place:
             await place.dial()
