@@ -71,7 +71,10 @@ class Channel(Protocol):
         """Frames are taken again; those that came meanwhile come first."""
 
     def close(self) -> None:
-        """Ends the channel once what was handed over has left; `Receiver.channel_lost` follows, soon."""
+        """Ends the channel once what was handed over has left; `Receiver.channel_lost` follows, soon.
+
+        Nothing more is received.  A peer that reads nothing is waited for at most some seconds.
+        """
 
     def abort(self) -> None:
         """Ends the channel at once; what was handed over may be lost; `Receiver.channel_lost` follows."""
@@ -89,7 +92,10 @@ class Listener(Protocol):
         """The URL that peers dial, with the port that was really taken."""
 
     async def close(self) -> None:
-        """Takes no further channel; those that are there go on.  Returns once the place is free."""
+        """Takes no further channel; those that are there go on.  Returns once the place is free.
+
+        Where channels go by the listener's own port (zmq, sse) it is free once the last of them is over.
+        """
 
 
 class Wire(Protocol):

@@ -140,6 +140,7 @@ class SseListener:
     async def close(self) -> None:
         # The requests of channels that go on come by the same port: it stays taken until they are over.
         self._app.open = False
+        self._app.idle = self._stop
         if not self._app.channels:
             await self.end()
 
@@ -156,7 +157,7 @@ class SseListener:
         for channel in list(self._app.channels.values()):
             channel.free()
         task, self._task = self._task, None
-        self._server.should_exit = True
+        self._stop()
         try:
             await task
         finally:
@@ -164,6 +165,9 @@ class SseListener:
                 connection.transport.abort()
             await asyncio.sleep(0)
             self._bound.close()
+
+    def _stop(self) -> None:
+        self._server.should_exit = True
 
 
 class _Server(uvicorn.Server):

@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import parse_qs
 
-from dynlog.adapters.wires.packets import LINGER_S, PacketChannel, read_packet
+from dynlog.adapters.wires.packets import LINGER_S, Kind, PacketChannel, read_packet
 from dynlog.call_errors import ProtocolError
 from dynlog.wire import Accept
 
@@ -44,6 +44,8 @@ class SseApp:
     def __init__(self, address: str, prefix: str, accept: Accept) -> None:
         self.channels: dict[str, ServedChannel] = {}
         self.open = True
+        self.idle: Callable[[], None] = lambda: None
+        """Called once the last channel is over of a listener that was closed."""
         self._address, self._prefix, self._accept = address, prefix.rstrip("/"), accept
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,9 +76,14 @@ class SseApp:
             await _answer(send, 503, b"no further channels are taken")
             return
         name = secrets.token_urlsafe(24)
-        channel = self.channels[name] = ServedChannel(self._address, lambda: self.channels.pop(name, None))
+        channel = self.channels[name] = ServedChannel(self._address, lambda: self._forget(name))
         channel.packets.begin(self._accept)
         await _answer(send, 201, name.encode())
+
+    def _forget(self, name: str) -> None:
+        self.channels.pop(name, None)
+        if not self.open and not self.channels:
+            self.idle()
 
     async def _post(self, channel: ServedChannel, number: int | None, receive: Receive, send: Send) -> None:
         pieces, size = [], 0
@@ -136,6 +143,9 @@ class ServedChannel:
                 packet = read_packet(body[at + 4 : at + 4 + size])
                 at += 4 + size
                 self.packets.received(packet)
+                if packet.kind == Kind.BYE and self._over:
+                    self.free()  # nobody comes for its last word
+                    self._forget()
         except ProtocolError as error:
             self.packets.broke(str(error))
 

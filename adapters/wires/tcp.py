@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 from collections.abc import Callable
 from functools import partial
 
 from dynlog.adapters.wires.sockets import OpenChannels, StreamListener
-from dynlog.adapters.wires.stream import PREFACE_WITHIN_S, StreamChannel
+from dynlog.adapters.wires.stream import StreamChannel
+from dynlog.adapters.wires.tls import BACKLOG, TlsListener, tls_context
 from dynlog.call_errors import WireUnavailable
 from dynlog.errors import ConfigurationError
-from dynlog.url import Url, parse_url, read_options
+from dynlog.url import Url, parse_url
 from dynlog.wire import Accept, Channel, Receiver
 
 
@@ -25,25 +25,27 @@ class TcpWire:
 
     def __init__(self) -> None:
         self._open = OpenChannels("tcp")
-        self._listeners: list[StreamListener] = []
+        self._listeners: list[StreamListener | TlsListener] = []
 
-    async def listen(self, address: str, accept: Accept) -> StreamListener:
+    async def listen(self, address: str, accept: Accept) -> StreamListener | TlsListener:
         self._open.check()
         url = _parsed(address)
-        context = _tls(url, ssl.PROTOCOL_TLS_SERVER)
+        context = tls_context(url, serving=True)
 
         def accepted() -> StreamChannel:
             return _TcpChannel("tcp", "a dialler", accept, self._open, checked=True)
 
         try:
             server = await asyncio.get_running_loop().create_server(
-                accepted, url.host, url.port, ssl=context, backlog=1024,
-                ssl_handshake_timeout=PREFACE_WITHIN_S if context else None,
-            )  # fmt: skip
+                accepted, url.host, url.port, backlog=BACKLOG, start_serving=context is None
+            )
+            host = f"[{url.host}]" if ":" in url.host else url.host
+            place = f"tcp://{host}:{server.sockets[0].getsockname()[1]}"
+            listener: StreamListener | TlsListener = StreamListener(place, server)
+            if context is not None:
+                listener = TlsListener(place, server, context, accepted)
         except OSError as error:
             raise WireUnavailable(f"{url} cannot be listened at: {error.strerror or error}") from None
-        host = f"[{url.host}]" if ":" in url.host else url.host
-        listener = StreamListener(f"tcp://{host}:{server.sockets[0].getsockname()[1]}", server)
         self._listeners.append(listener)
         return listener
 
@@ -51,7 +53,7 @@ class TcpWire:
         url = _parsed(address)
         if not url.port:
             raise ConfigurationError(f"{url}: a port from 1 to 65535 is needed to dial")
-        context = _tls(url, ssl.PROTOCOL_TLS_CLIENT)
+        context = tls_context(url, serving=False)
         make = partial(_TcpChannel, "tcp", f"tcp://{url.host}:{url.port}", receiver, self._open, checked=True)
         dial = partial(
             asyncio.get_running_loop().create_connection, make, host=url.host, port=url.port, ssl=context,
@@ -86,24 +88,3 @@ def _parsed(address: str) -> Url:
     if url.scheme != "tcp" or not url.host or url.port is None or url.path.strip("/") or url.user:
         raise ConfigurationError(f"{url} is no address of this wire: tcp://host:port is")
     return url
-
-
-def _tls(url: Url, protocol: ssl._SSLMethod) -> ssl.SSLContext | None:
-    options = read_options(url, {"cert": str, "key": str, "ca": str})
-    if not options:
-        return None
-    context = ssl.SSLContext(protocol)
-    serving = protocol is ssl.PROTOCOL_TLS_SERVER
-    try:
-        if "ca" in options:
-            context.load_verify_locations(options["ca"])
-            context.verify_mode = ssl.CERT_REQUIRED
-        if "cert" in options:
-            context.load_cert_chain(options["cert"], options.get("key"))
-    except OSError as error:
-        raise ConfigurationError(f"{url}: {error.strerror or error}") from None
-    if "cert" not in options and (serving or "key" in options):
-        raise ConfigurationError(f"{url}: TLS needs cert=, and key= unless the key is in the same file")
-    if not serving and "ca" not in options:
-        context.load_default_certs()
-    return context

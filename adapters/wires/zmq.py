@@ -96,6 +96,8 @@ class ZmqWire:
             await asyncio.wait(overs)
         for listener in self._listeners:
             listener.free()
+        while self._dialled:
+            await asyncio.sleep(0)  # a socket is closed a turn after its channel is over: see `_ended`
         # Goodbyes may still be leaving: the context waits for them, at most the linger, and not in this thread.
         if self._terminated is None:
             self._terminated = asyncio.get_running_loop().run_in_executor(None, self._context.term)
@@ -274,7 +276,6 @@ class _Dialled:
         self.channel.broke("the connection was lost" if self.accepted.done() else "nobody answers there")
 
     def _ended(self, channel: PacketChannel) -> None:
-        self._everybody.pop(self, None)
         if not self.accepted.done():
             self.accepted.set_exception(WireBroken("nobody answers there"))
             self.accepted.exception()
@@ -282,6 +283,7 @@ class _Dialled:
         asyncio.get_running_loop().call_soon(self._free)
 
     def _free(self) -> None:
+        self._everybody.pop(self, None)
         if self._monitor is not None:
             self._socket.disable_monitor()
             self._monitor.close()

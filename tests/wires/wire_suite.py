@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from dynlog.adapters.wires import packets, stream
 from dynlog.call_errors import WireBroken, WireUnavailable
 from dynlog.errors import Closed, ConfigurationError, DeadlineExceeded
 from dynlog.record import Buffer
@@ -399,7 +400,11 @@ class WireSuite(WireBackend):
             ends.near.send([(b"go",)])
             assert await ends.near_box.ended() is None
 
-    async def test_a_reader_that_never_resumes_does_not_keep_a_closed_channel(self, tmp_path: Path) -> None:
+    async def test_a_reader_that_never_resumes_does_not_keep_a_closed_channel(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(stream, "LINGER_S", 1.2)
+        monkeypatch.setattr(packets, "LINGER_S", 0.5)
         async with self.channel(tmp_path) as ends:
             ends.far.pause()
             await fill(ends.near, ends.near_box, 50_000)
@@ -489,6 +494,21 @@ class WireSuite(WireBackend):
             assert await ends.far_box.has(1) == [b"still"]
             with pytest.raises((WireUnavailable, DeadlineExceeded)):
                 await place.here.connect(place.address, lambda channel: Box(), timeout=0.5)
+
+    async def test_a_place_is_free_once_its_listener_is_closed_and_its_channels_are_over(self, tmp_path: Path) -> None:
+        async with self.place(tmp_path) as place:
+            ends = await place.dial()
+            await place.listener.close()
+            ends.near.close()
+            await ends.far_box.ended()
+            other = make_wire(self.scheme)
+            async with asyncio.timeout(PATIENCE_S):
+                while True:
+                    with suppress(WireUnavailable):
+                        await other.listen(place.listener.address, lambda channel: Box())
+                        break
+                    await asyncio.sleep(0.02)
+            await other.close()
 
     async def test_closing_a_listener_twice_is_closing_it(self, tmp_path: Path) -> None:
         async with self.place(tmp_path) as place:
