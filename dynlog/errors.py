@@ -37,7 +37,10 @@
      │   └─ EntityFenced          a later life of the same entity is there: this one must stop
      ├─ SourceError               (a foreign system that is read from, such as an etcd)
      │   ├─ SourceUnavailable     it cannot be reached now, or what it says is no answer; may pass by itself
-     │   └─ SourceRefused         it wants another user, password, certificate or permission
+     │   ├─ SourceRefused         it wants another user, password, certificate or permission
+     │   ├─ SourceNotFound        it has nothing of that name
+     │   ├─ SourceChanged         what was being read was deleted or replaced meanwhile
+     │   └─ SourceDamaged         what it has is not whole, or not what its own checksum says
      └─ SnapshotError
          ├─ SnapshotCorrupt       the body does not verify; an older one may
          └─ StateUnrecoverable    neither a snapshot nor the log reaches back far enough
@@ -280,6 +283,18 @@ class SourceUnavailable(SourceError):
 
 class SourceRefused(SourceError):
     """The foreign system wants another user, password, certificate or permission."""
+
+
+class SourceNotFound(SourceError):
+    """The foreign system has nothing of that name."""
+
+
+class SourceChanged(SourceError):
+    """What was being read was deleted or replaced meanwhile; look again at what is there."""
+
+
+class SourceDamaged(SourceError):
+    """What the foreign system has is not whole, or not what its own checksum says; nobody can read it from there."""
 
 
 class SnapshotError(DynlogError):
