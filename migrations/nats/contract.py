@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
+from dynlog.errors import ConfigurationError
 from dynlog.log import Log
 from dynlog.objects import ObjectStore
 from dynlog.timing import SYSTEM_CLOCK, Clock
@@ -110,8 +111,8 @@ class Choices:
 
     model_root: str | None = None
     """Where the fleet will find model folders: references to NATS in model cards then name files below it."""
-    topic: str = "kv-events"
-    """The router's event topic."""
+    topic: str | None = None
+    """The router's event topic; None is the name of the stream that Dynamo had for it."""
     partition_by: str | None = None
     """How a stream's subjects are spread over partitions; None is one partition."""
     partitions: int = 1
@@ -144,13 +145,20 @@ class Run:
     """What a mover works with while a plan is applied, verified or rolled back."""
 
     migration: str
-    server: NatsServer
+    source: NatsServer | None
     log: Log
     objects: ObjectStore
     journal: Journal
     limits: Limits
     choices: Choices
     progress: Progress
+
+    @property
+    def server(self) -> NatsServer:
+        """The source; a rollback may be without one and raises ConfigurationError here."""
+        if self.source is None:
+            raise ConfigurationError("this needs the source: name it with --nats")
+        return self.source
 
     async def moved(self, line: Moved) -> None:
         """Writes the line into the journal, durably: call it once what it says is durable in the target."""
