@@ -1,120 +1,57 @@
-"""Where a record came from in NATS: said in its headers and its mark, the same for a migration and a mirror.
+"""Where a record came from in NATS, the same for a migration and a mirror, so that either goes on behind the other.
 
-* **The mark is the stream and the sequence**, so whoever appends a message again, in whatever run, doubles nothing.
-* **Nothing of a message is lost**: several values of one header are joined by CR LF, which no NATS header can hold; a
-  header block that follows no rule is kept whole.
-* The stream is named with its creation, so one that was made anew under the same name is another source.
+* **The mark is the stream's place and the sequence**, so whoever appends a message again, in whatever run, doubles
+  nothing.
+* What a topic holds of a stream is found in the topic itself, from its marks.
 
-    key        the subject                      timestamp   when the stream took it
-    part 0     the data                         mark        ("nats:<id of the stream>", 0, sequence)
-    headers    dynlog-nats-from     stream/sequence/time in ns
-               dynlog-nats-subject  the subject
-               dynlog-nats-headers  the header block as it was, where it follows no rule
-               and the message's own, except any of these names
+The form of a record is `dynlog.migrations.mirror.inbound`'s.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import NamedTuple
 
-import xxhash
-
-from dynlog.adapters.nats.streams import StreamInfo, StreamMessage
+from dynlog.adapters.nats.streams import StreamMessage
 from dynlog.batch import Position
 from dynlog.log import Log
+from dynlog.migrations.mirror.inbound import SOURCE, SUBJECT, producer_of, to_record
+from dynlog.migrations.mirror.path import PATH
 from dynlog.record import Mark, Record
 
-FROM = "dynlog-nats-from"
-SUBJECT = "dynlog-nats-subject"
-BLOCK = "dynlog-nats-headers"
-OWN = frozenset({FROM, SUBJECT, BLOCK})
 SOURCE_LABEL = "dynlog.from-nats"
-"""Label of a topic that a stream was moved into: ``stream/id``, and how it is spread where that is not into one."""
-SEVERAL = "\r\n"
+"""Label of a topic that a stream was moved into: the stream's place, and how it is spread over partitions."""
 MOST_BACKWARDS = 1 << 16
 
 
-@dataclass(frozen=True, slots=True)
-class StreamSource:
-    """A stream as a source of records."""
-
-    name: str
-    id: str
-    producer: str = field(init=False)
-    """The producer of its records' marks."""
-    prefix: bytes = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "producer", f"nats:{self.id}")
-        object.__setattr__(self, "prefix", f"{self.name}/".encode())
-
-
-class Origin(NamedTuple):
-    """Where a record lay."""
-
-    stream: str
-    sequence: int
-    time_ns: int
-
-
-def source_of(info: StreamInfo) -> StreamSource:
-    """Names the stream for ever: a later one of the same name is another."""
-    return StreamSource(info.name, xxhash.xxh3_64_hexdigest(f"{info.name}\0{info.created}".encode()))
-
-
-def record_of(message: StreamMessage, source: StreamSource) -> Record:
-    """The record that a message becomes."""
+def record_of(message: StreamMessage, place: str) -> Record:
+    """What `to_record` makes of the message, and faster for one without headers; raises as that does."""
+    if message.headers or message.malformed is not None:
+        return to_record(message, place)
+    subject, source, path, producer = _constants(message.subject, place)
     sequence, time_ns = message.sequence, message.time_ns
-    subject = _subject(message.subject)
-    headers = {FROM: b"%b%d/%d" % (source.prefix, sequence, time_ns), SUBJECT: subject}
-    if message.headers:
-        for name, values in message.headers.items():
-            if name not in OWN:
-                headers[name] = SEVERAL.join(values).encode("utf-8", "surrogateescape")
-    if message.malformed is not None:
-        headers[BLOCK] = message.malformed
-    mark = Mark(source.producer, 0, sequence)
-    return Record((message.data,), subject, headers, None, time_ns // 1_000_000, mark)
+    headers = {SOURCE: b"%b%d/%d" % (source, sequence, time_ns), SUBJECT: subject, PATH: path}
+    return Record((message.data,), subject, headers, None, time_ns // 1_000_000, Mark(producer, 0, sequence))
 
 
 @lru_cache(maxsize=1024)
-def _subject(subject: str) -> bytes:
-    return subject.encode("utf-8", "surrogateescape")
+def _constants(subject: str, place: str) -> tuple[bytes, bytes, bytes, str]:
+    encoded = place.encode("utf-8", "replace")
+    return subject.encode("utf-8", "surrogateescape"), f"{place}/".encode(), encoded, producer_of(place)
 
 
-def origin_of(record: Record) -> Origin | None:
-    """Where the record came from, None if not from a stream."""
-    try:
-        stream, sequence, time_ns = record.headers[FROM].decode().rsplit("/", 2)
-        return Origin(stream, int(sequence), int(time_ns))
-    except (KeyError, ValueError):
-        return None
-
-
-def original_headers(record: Record) -> dict[str, list[str]]:
-    """The message's own headers, as NATS had them."""
-    return {
-        name: value.decode("utf-8", "surrogateescape").split(SEVERAL)
-        for name, value in record.headers.items()
-        if name not in OWN
-    }
-
-
-async def last_sequences(log: Log, topic: str, source: StreamSource) -> dict[int, int]:
+async def last_sequences(log: Log, topic: str, place: str) -> dict[int, int]:
     """Per partition the highest sequence of the stream that is there; partitions without one are left out.
 
     Reads backwards, in ever larger pieces, and only as far as it must.
     """
-    info = await log.topic(topic)
+    info, producer = await log.topic(topic), producer_of(place)
     found: dict[int, int] = {}
     for state in await log.partitions(topic):
         step, upper = 64, state.end
         while upper > state.earliest and state.partition not in found:
             lower = max(upper - step, state.earliest)
             start = Position(info.name, info.incarnation, state.partition, lower)
-            last = await _last_between(log, start, upper, source.producer)
+            last = await _last_between(log, start, upper, producer)
             if last is not None:
                 found[state.partition] = last
             step, upper = min(step * 8, MOST_BACKWARDS), lower
@@ -135,16 +72,16 @@ async def _last_between(log: Log, position: Position, end: int, producer: str) -
     return last
 
 
-async def offset_behind(log: Log, position: Position, source: StreamSource, sequence: int) -> int:
+async def offset_behind(log: Log, position: Position, place: str, sequence: int) -> int:
     """The offset of the first record of the stream with a higher sequence; the end if there is none.
 
     ``position`` names the partition and its lowest offset to look at.  Bisects: some twenty short reads.
     """
-    low = position.offset
+    low, producer = position.offset, producer_of(place)
     high = (await log.partitions(position.topic))[position.partition].end
     while low < high:
         middle = (low + high) // 2
-        at, found = await _first_from(log, position._replace(offset=middle), high, source.producer)
+        at, found = await _first_from(log, position._replace(offset=middle), high, producer)
         if found is None or found > sequence:
             high = middle
         else:
