@@ -42,7 +42,7 @@ class Outgoing(NamedTuple):
 def to_message(stored: StoredRecord, place: str, incarnation: str, subject: str) -> Outgoing:
     """The message for ``subject``, under the id ``incarnation/partition/offset``."""
     record = stored.record
-    headers = _headers(record)
+    headers = _headers(record, subject)
     headers[PATH] = write_path(longer(path_of_headers(record.headers), place))
     headers[MESSAGE_ID] = message_id(incarnation, stored.partition, stored.offset)
     return Outgoing(subject, headers, b"".join(record.parts))
@@ -62,7 +62,7 @@ def read_message_id(text: str, incarnation: str) -> tuple[int, int] | None:
     return int(partition), int(offset)
 
 
-def _headers(record: Record) -> dict[str, str]:
+def _headers(record: Record, subject: str) -> dict[str, str]:
     headers: dict[str, str] = {}
     odd: dict[str, bytes] = {}
     for name, value in record.headers.items():
@@ -75,7 +75,7 @@ def _headers(record: Record) -> dict[str, str]:
             headers[name] = text
     if odd:
         headers[HEADERS] = base64.b64encode(msgpack.packb(odd)).decode()
-    if record.key != record.headers.get(SUBJECT):
+    if record.key != subject.encode():
         headers[KEY] = "-" if record.key is None else base64.b64encode(record.key).decode()
     if len(record.parts) != 1:
         headers[PARTS] = ",".join(str(len(bytes(part))) for part in record.parts) or "-"
