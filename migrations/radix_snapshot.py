@@ -67,6 +67,18 @@ def decode_radix_snapshot(body: bytes, profiles: Sequence[Profile] = PROFILES) -
     return first
 
 
+def fitting_profiles(body: bytes, profiles: Sequence[Profile] = PROFILES) -> tuple[str, ...]:
+    """Names of the profiles that consume the body exactly; an empty router's body fits all of them."""
+    names = []
+    for profile in profiles:
+        try:
+            _decode(body, profile)
+        except _Misfit:
+            continue
+        names.append(profile.name)
+    return tuple(names)
+
+
 class _Misfit(Exception):
     """The body is not of this profile."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from dynlog.adapters.nats.access import NatsServer
 from dynlog.adapters.nats.kv import KvBucketInfo, kv_buckets
+from dynlog.adapters.nats.names import component_of
 from dynlog.adapters.nats.objects import ObjectBucket, object_buckets
 from dynlog.adapters.nats.streams import StreamInfo, list_streams
 from dynlog.log import Log
@@ -16,7 +17,11 @@ from dynlog.objects import ObjectStore
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """Everything that a plan is made from; ``streams`` are those that are neither an object nor a KV bucket's."""
+    """Everything that a plan is made from.
+
+    ``event_streams`` are those in which Dynamo keeps KV events (the router's mover takes them); ``streams`` are those
+    that are neither of these nor a bucket's.
+    """
 
     migration: str
     server: NatsServer
@@ -25,14 +30,22 @@ class Survey:
     choices: Choices
     object_buckets: Sequence[ObjectBucket]
     kv_buckets: Sequence[KvBucketInfo]
+    event_streams: Sequence[StreamInfo]
     streams: Sequence[StreamInfo]
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing at all is in JetStream."""
+        return not (self.object_buckets or self.kv_buckets or self.event_streams or self.streams)
 
-async def survey(
+
+async def look_around(
     migration: str, server: NatsServer, log: Log, objects: ObjectStore, choices: Choices
-) -> Survey:
+) -> Survey:  # fmt: skip
     """Looks at the source; raises what `NatsServer.api` raises."""
     stores, maps = await object_buckets(server), await kv_buckets(server)
     taken = {bucket.info.name for bucket in (*stores, *maps)}
-    streams = [info for info in await list_streams(server) if info.name not in taken]
-    return Survey(migration, server, log, objects, choices, stores, maps, streams)
+    others = [info for info in await list_streams(server) if info.name not in taken]
+    events = [info for info in others if component_of(info.name) is not None]
+    streams = [info for info in others if component_of(info.name) is None]
+    return Survey(migration, server, log, objects, choices, stores, maps, events, streams)

@@ -1,0 +1,75 @@
+"""Which buckets are models, and how what refers to their files on NATS is made to refer to the copies.
+
+Older Dynamo releases keep a model's tokenizer and configuration in a bucket of its own, and the model's card names
+them as ``nats://host:port/<bucket>/config.json``.  A reference is changed only in a copy, and only if the bucket that
+it names is one of the models that are moved; everything else of the text stays as it is, byte for byte.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from dynlog.adapters.nats.access import NatsServer
+from dynlog.adapters.nats.objects import ObjectBucket, find_object
+from dynlog.errors import SourceNotFound
+from dynlog.migrations.nats.keys import MODELS, encode_name
+from dynlog.migrations.nats.survey import Survey
+
+FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
+"""A bucket that holds any of these is a model's."""
+MAX_CARD_BYTES = 1 << 20
+
+_REFERENCE = re.compile(rb'nats:(?://|\\/\\/)[^\s"\'/\\<>]+(?:/|\\/)([A-Za-z0-9_-]+)(?:/|\\/)([^\s"\'<>]+)')
+
+
+@dataclass(frozen=True, slots=True)
+class References:
+    """Where references lead from now on: ``<place>/<bucket>/<file>`` for files of these buckets."""
+
+    buckets: frozenset[str]
+    place: str
+
+    def rewritten(self, text: bytes) -> bytes | None:
+        """The text with its references changed; None if it has none."""
+        if b"nats:" not in text or not self.buckets:
+            return None
+        changed = _REFERENCE.sub(self._replaced, text)
+        return None if changed == text else changed
+
+    def _replaced(self, found: re.Match[bytes]) -> bytes:
+        bucket = found[1].decode()
+        if bucket not in self.buckets:
+            return found[0]
+        file = found[2].replace(b"\\/", b"/").decode("utf-8", "surrogateescape")
+        # What stands in quotes is JSON: a place with a backslash has to stay one there.
+        return json.dumps(f"{self.place}/{bucket}/{encode_name(file)}", ensure_ascii=False)[1:-1].encode(
+            "utf-8", "surrogateescape"
+        )
+
+
+def place_of(model_root: str | None, objects_url: str) -> str:
+    """Where model folders are for whoever reads a card: below the root that was given, else where they are stored."""
+    if model_root is not None:
+        return model_root.rstrip("/") or "/"
+    return f"{objects_url.partition('?')[0].rstrip('/')}/{MODELS}"
+
+
+async def is_model_bucket(server: NatsServer, bucket: ObjectBucket) -> bool:
+    """Whether the bucket holds a model's files."""
+    for name in FILES:
+        try:
+            if not (await find_object(server, bucket.name, name)).deleted:
+                return True
+        except SourceNotFound:
+            continue
+    return False
+
+
+async def references_of(survey: Survey, models: Collection[str] | None = None) -> References:
+    """The references that a migration of these models changes (by default of all that the source has)."""
+    if models is None:
+        models = [bucket.name for bucket in survey.object_buckets if await is_model_bucket(survey.server, bucket)]
+    return References(frozenset(models), place_of(survey.choices.model_root, survey.objects.url))
