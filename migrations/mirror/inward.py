@@ -1,7 +1,7 @@
 """A stream into a topic: every message once, in the stream's order within each partition, however often it is killed.
 
 * The mark is the stream's place and sequence, so what is appended again is not doubled.
-* Where to go on is found in the topic itself (`dynlog.migrations.mirror.place`); the book only says from where on to look.
+* Where to go on is found in the topic itself (`dynlog.migrations.mirror.place`); the book only shortens the search.
 * **What had been in the topic before never comes back into it** (`dynlog.migrations.mirror.path`).
 * What the topic cannot hold is written into the book by its sequence, and the rest goes on.
 * The stream is read by sequence, no consumer is made; a stream that was deleted or made anew ends the mirror.
@@ -14,20 +14,21 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 
 from dynlog.adapters.nats.access import NatsServer
 from dynlog.adapters.nats.streams import StreamInfo, StreamMessage, read_stream, stream_info
-from dynlog.codec import MAX_RECORDS, check_record, encoded_bound
+from dynlog.codec import MAX_NAME_BYTES, MAX_RECORDS, check_record, encoded_bound
 from dynlog.delivery import DeliveryPolicy, deliver
-from dynlog.errors import ConfigurationError, MalformedRecord, TopicNotFound
+from dynlog.errors import ConfigurationError, MalformedRecord, SourceChanged, TopicNotFound
 from dynlog.log import Log
 from dynlog.migrations.mirror.book import Book, Page, Pages
 from dynlog.migrations.mirror.counts import Counts, Standing
-from dynlog.migrations.mirror.inbound import path_of
+from dynlog.migrations.mirror.inbound import path_of, producer_of
 from dynlog.migrations.mirror.path import has_been, stream_place, topic_place
 from dynlog.migrations.mirror.place import newest_in_topic
-from dynlog.migrations.nats.origin import record_of
-from dynlog.partition import partition_of
+from dynlog.migrations.nats.origin import SOURCE_LABEL, record_of
+from dynlog.migrations.nats.spread import Spread, spread_of
 from dynlog.producer import PAYLOAD_OVERHEAD
 from dynlog.record import Record
 from dynlog.topics import Topic
@@ -38,6 +39,14 @@ LOOK_S = 0.1
 PROGRESS_S = 5.0
 BATCH_BYTES = 1 << 20
 POLICY = DeliveryPolicy(timeout_s=30.0, attempt_timeout_s=10.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What of a stream is mirrored, and how it is spread over partitions (`dynlog.migrations.nats.spread`)."""
+
+    subject: str | None = None
+    partition_by: str | None = None
 
 
 def mirror_in(stream: StreamInfo, topic: Topic) -> str:
@@ -62,14 +71,15 @@ class StreamMirror:
     """One stream's way into one topic; `open` finds where to go on, `catch_up` goes up to the end of now."""
 
     def __init__(
-        self, server: NatsServer, log: Log, book: Book, info: StreamInfo, topic: Topic, subject: str | None,
+        self, server: NatsServer, log: Log, book: Book, info: StreamInfo, topic: Topic, choice: Choice,
         standing: Standing | None = None,
     ) -> None:  # fmt: skip
         self._server, self._log, self._book, self._topic = server, log, book, topic
-        self.info, self._subject = info, subject
-        self.place, self._here = stream_place(info), topic_place(topic)
+        self.info, self.choice = info, choice
+        self.place, self.here = stream_place(info), topic_place(topic)
         self.id = mirror_in(info, topic)
         self.next = 1
+        self._spread: Spread = spread_of(None, 1)
         self._held: dict[int, int] = {}
         self._written: tuple[int, float] = (-1, 0.0)
         self._told: Callable[[Standing], None] = lambda standing: None
@@ -85,20 +95,39 @@ class StreamMirror:
     async def open(self, pages: Pages) -> None:
         """Finds the first sequence that is not in the topic yet.
 
-        Raises ConfigurationError if the topic takes other subjects of the same stream.
+        Raises ConfigurationError if the topic takes other subjects of the same stream, or spreads them otherwise.
         """
-        said = await self._log.label_topic(self._topic.name, f"dynlog.mirror {self.place}", self._subject or ">")
-        if said != (self._subject or ">"):
-            raise ConfigurationError(
-                f"topic {self._topic.name!r} takes {said!r} of stream {self.info.name!r}, for ever: mirror "
-                f"{self._subject or '>'!r} into another topic, or all that is wanted from the beginning"
-            )
+        if len(producer_of(self.place)) > MAX_NAME_BYTES:
+            raise ConfigurationError(f"stream {self.info.name!r}: its name is too long to stand in its records' marks")
+        self._spread = spread_of(await self._rule(), self._topic.partitions)
         page = pages.progress.get(self.id)
         floors = page.offsets if page is not None else {}
         self._held = await newest_in_topic(self._log, self._topic, self.place, floors)
         done = page.sequences.get(self.place, 0) if page is not None else 0
         self.next = max(done, min(self._held.values(), default=0)) + 1
         self.standing.position = self.next - 1
+
+    async def _rule(self) -> str | None:
+        """How messages are spread over partitions: as the topic says, for ever, or else as was chosen."""
+        by = self.choice.partition_by
+        if by is None and self._topic.partitions > 1:
+            by = "subject"
+        place, _, moved_by = self._topic.labels.get(SOURCE_LABEL, "").partition(" by ")
+        if place == self.place:
+            if self.choice.partition_by not in (None, moved_by or None):
+                raise ConfigurationError(
+                    f"topic {self._topic.name!r} has the stream's messages by {moved_by or 'their order'!r}, for ever; "
+                    "leave out --partition-by"
+                )
+            by = moved_by or None
+        wanted = f"{self.choice.subject or '>'} by {by or 'order'}"
+        said = await self._log.label_topic(self._topic.name, f"dynlog.mirror {self.place}", wanted)
+        if said != wanted:
+            raise ConfigurationError(
+                f"topic {self._topic.name!r} takes {said!r} of stream {self.info.name!r}, for ever, and not "
+                f"{wanted!r}: mirror into another topic, or as before"
+            )
+        return by
 
     async def catch_up(self, until: int | None = None) -> int:
         """Copies what the stream holds now, up to ``until``; returns the sequence up to which all is done.
@@ -111,7 +140,7 @@ class StreamMirror:
         if self.next <= last:
             await self._miss()
             seen = await self._copy(last)
-            if self._subject is None:
+            if self.choice.subject is None:
                 await self._miss_more(seen, last)
             self.next = last + 1
             self.standing.position = last
@@ -122,11 +151,12 @@ class StreamMirror:
     async def _copy(self, last: int) -> int:
         """Copies what there is from `next` on up to ``last``; returns how many messages were seen."""
         batch, seen = _Batch(self._limit), 0
-        messages = read_stream(self._server, self.info, first=self.next, last=last, subject=self._subject)
+        messages = read_stream(self._server, self.info, first=self.next, last=last, subject=self.choice.subject)
         async with aclosing(messages):
             async for message in messages:
                 seen += 1
-                record = await self._record(message)
+                partition = self._spread(message)
+                record = await self._record(message, partition)
                 if record is None:
                     continue
                 if not batch.fits(record):
@@ -134,7 +164,7 @@ class StreamMirror:
                     self.standing.position, self.standing.behind = message.sequence - 1, last - message.sequence + 1
                     self.standing.seconds_behind = max(time.time_ns() - message.time_ns, 0) / 1e9
                     self._told(self.standing)
-                batch.add(self._partition(record), record)
+                batch.add(partition, record)
         await self._append(batch)
         return seen
 
@@ -151,7 +181,7 @@ class StreamMirror:
     async def _look(self) -> None:
         info = await stream_info(self._server, self.info.name)
         if stream_place(info) != self.place:
-            raise ConfigurationError(
+            raise SourceChanged(
                 f"stream {info.name!r} was deleted and made anew at {info.created}: it is another stream now; start "
                 "the mirror again and it begins with this one"
             )
@@ -168,7 +198,7 @@ class StreamMirror:
         self.next = self.info.first_seq
 
     async def _miss_more(self, seen: int, last: int) -> None:
-        """The same for what went while it was being read: all holes that were not there when the stream was looked at."""
+        """The same for what went while it was read: all holes that were not there when the stream was looked at."""
         first = max(self.next, self.info.first_seq)
         holes = self.info.last_seq - self.info.first_seq + 1 - self.info.messages
         gone = last - first + 1 - seen - holes
@@ -181,9 +211,9 @@ class StreamMirror:
         logger.warning("stream %s: %d messages from %d to %d were %s", self.info.name, gone, first, last, why)
         await self._book.say(self._page("missed", f"{first}-{last}", f"{gone} messages were {why}"))
 
-    async def _record(self, message: StreamMessage) -> Record | None:
+    async def _record(self, message: StreamMessage, partition: int) -> Record | None:
         """The record, or None for a message that is not to be appended."""
-        if has_been(path_of(message), (self._here,)):
+        if has_been(path_of(message), (self.here,)):
             self.counts.returned += 1
             return None
         try:
@@ -191,20 +221,18 @@ class StreamMirror:
             check_record(record)
             size = encoded_bound(record)
             if size > self._most:
-                raise MalformedRecord(f"a record of up to {size} bytes is over the {self._most} that an append may have")
+                raise MalformedRecord(
+                    f"a record of up to {size} bytes is over the {self._most} that an append may have"
+                )
         except MalformedRecord as error:
             self.counts.left_out += 1
             logger.warning("stream %s, message %d is left out: %s", self.info.name, message.sequence, error)
             await self._book.say(self._page("left-out", str(message.sequence), f"{message.subject}: {error}"))
             return None
-        if message.sequence <= self._held.get(self._partition(record), 0):
+        if message.sequence <= self._held.get(partition, 0):
             self.counts.already += 1
             return None
         return record
-
-    def _partition(self, record: Record) -> int:
-        count = self._topic.partitions
-        return 0 if count == 1 or record.key is None else partition_of(record.key, count)
 
     async def _append(self, batch: _Batch) -> None:
         for partition, records in sorted(batch.records.items()):
@@ -252,9 +280,7 @@ class _Batch:
         self.records: dict[int, list[Record]] = {}
 
     def fits(self, record: Record) -> bool:
-        return not self._count or (
-            self._size + encoded_bound(record) <= self._limit and self._count < MAX_RECORDS
-        )
+        return not self._count or (self._size + encoded_bound(record) <= self._limit and self._count < MAX_RECORDS)
 
     def add(self, partition: int, record: Record) -> None:
         self.records.setdefault(partition, []).append(record)

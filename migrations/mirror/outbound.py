@@ -99,7 +99,9 @@ class Subjects:
 
     def __init__(self, given: Sequence[str]) -> None:
         if not given:
-            raise ConfigurationError("outwards a mirror writes only to subjects that are given: name one with --subject")
+            raise ConfigurationError(
+                "outwards a mirror writes only to subjects that are given: name one with --subject"
+            )
         self.given = tuple(given)
         self._patterns = [_pattern(subject) for subject in given]
         self._only = given[0] if len(given) == 1 and not is_pattern(given[0]) else None

@@ -12,13 +12,13 @@ import itertools
 import json
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import nats.errors
-from nats.aio.client import Client
 
-from dynlog.adapters.nats.access import NatsAccess, connect
+from dynlog.adapters.nats.access import NatsAccess, NatsServer, open_nats
+from dynlog.adapters.nats.exchange import Answer, told
 from dynlog.errors import DynlogError, SourceRefused, SourceUnavailable
 from dynlog.migrations.mirror.outbound import Outgoing
 
@@ -45,20 +45,22 @@ class MessageRefused(DynlogError):
 class Publisher:
     """Made by `open_publisher`; sends to streams (``acknowledged``) or to whoever listens."""
 
-    def __init__(self, client: Client, shown: str, *, acknowledged: bool) -> None:
-        self._client, self._shown, self._acknowledged = client, shown, acknowledged
-        self._inbox = client.new_inbox()
+    def __init__(self, server: NatsServer, *, acknowledged: bool) -> None:
+        self._server, self._client, self._shown, self._acknowledged = server, server.client, server.shown, acknowledged
+        self._inbox = server.client.new_inbox()
         self._numbers = itertools.count()
         self._waiting: dict[str, asyncio.Future[Ack]] = {}
         self._window: deque[tuple[asyncio.Future[Ack], int]] = deque()
         self._size = 0
         self._probed = False
-        self.max_payload: int = client.max_payload
+        self._alive = Answer(f"{self._inbox}.alive")
+        self.max_payload: int = server.max_payload
 
     async def start(self) -> None:
-        """Begins to listen for acknowledgements."""
-        if self._acknowledged:
-            await self._client.subscribe(f"{self._inbox}.*", cb=self._answered)
+        """Begins to listen for acknowledgements, and for the end of the connection."""
+        await self._client.subscribe(f"{self._inbox}.*", cb=self._answered)
+        # A question to ourselves, never answered: that it fails tells of the connection's end.
+        await self._client.ask(self._alive, b"")
 
     async def send(self, message: Outgoing) -> asyncio.Future[Ack]:
         """Sends it, waiting for room, and gives what becomes its acknowledgement.
@@ -92,17 +94,22 @@ class Publisher:
             await self._client.flush(timeout=int(ACK_S))
         except (nats.errors.Error, OSError) as error:
             raise self._broken(error) from None
+        check_permission(self._server)
 
     async def _oldest(self) -> None:
         """Waits for the oldest that is not acknowledged.  Until the first one is, it goes alone: a stream that is not
         ready yet would refuse one message and take the next."""
         future, size = self._window[0]
-        done, _ = await asyncio.wait((future,), timeout=ACK_S)
-        if not done:
+        await asyncio.wait((future, self._alive.come), timeout=ACK_S, return_when=asyncio.FIRST_COMPLETED)
+        if not future.done():
+            check_permission(self._server)
+            if self._alive.come.done():
+                raise self._broken(self._alive.come.exception())
             raise SourceUnavailable(f"{self._shown} did not acknowledge a message within {ACK_S:g} s")
         self._window.popleft()
         self._size -= size
-        if isinstance(error := future.exception(), DynlogError) and not isinstance(error, MessageRefused):
+        error = future.exception()
+        if error is not None and not isinstance(error, MessageRefused):
             raise error
         self._probed = True
 
@@ -119,39 +126,28 @@ class Publisher:
             future.set_exception(error)
             future.exception()  # seen: who comes first to one that failed tells of it
 
-    def ended(self) -> None:
-        """The connection has ended: nothing that waits can come any more."""
-        waiting, self._waiting = self._waiting, {}
-        for future in waiting.values():
-            if not future.done():
-                future.set_exception(self._broken(None))
-                future.exception()
-
-    def _broken(self, error: Exception | None) -> SourceUnavailable:
-        return SourceUnavailable(f"the connection to {self._shown} broke: {error or 'it was closed'}")
+    def _broken(self, error: BaseException | None) -> SourceUnavailable:
+        return SourceUnavailable(f"the connection to {self._shown} broke: {told(error)}")
 
 
 @asynccontextmanager
 async def open_publisher(access: NatsAccess, *, acknowledged: bool, timeout: float = 10.0) -> AsyncIterator[Publisher]:
-    """A publisher on a connection of its own; raises what `connect` raises."""
-    made: list[Publisher] = []
-
-    async def closed() -> None:
-        for publisher in made:
-            publisher.ended()
-
-    client = await connect(access, timeout=timeout, reconnect=False, closed_cb=closed)
-    try:
-        publisher = Publisher(client, access.shown, acknowledged=acknowledged)
-        made.append(publisher)
+    """A publisher on a connection of its own; raises what `open_nats` raises."""
+    async with open_nats(access, timeout=timeout) as server:
+        server.client.options["allow_reconnect"] = False
+        publisher = Publisher(server, acknowledged=acknowledged)
         try:
             await publisher.start()
         except (nats.errors.Error, OSError) as error:
-            raise SourceUnavailable(f"the connection to {access.shown} broke: {error}") from None
+            raise SourceUnavailable(f"the connection to {server.shown} broke: {told(error)}") from None
         yield publisher
-    finally:
-        with suppress(nats.errors.Error, OSError, TimeoutError):
-            await client.close()
+
+
+def check_permission(server: NatsServer) -> None:
+    """Raises SourceRefused if the server said that this user may not do what was done; it says so only beside."""
+    trouble = server.client.last_trouble
+    if trouble is not None and "permissions violation" in str(trouble).lower():
+        raise SourceRefused(f"{server.shown} does not let this user do it: {told(trouble)}")
 
 
 def _ack(data: bytes, shown: str) -> Ack:
