@@ -38,6 +38,7 @@ GROUPS: Mapping[str, _Home] = {
     "entities": _Home("dynlog.cli.entities", "entities", "Who is there: the fleet's entities as a tree."),
     "net": _Home("dynlog.cli.net_app", "app", "The network by hand: serve, call, ping, stats, switch."),
     "discovery": _Home("dynlog.cli.discovery_app", "app", "Entities that a fleet keeps in etcd, taken over."),
+    "mirror": _Home("dynlog.cli.mirror_app", "app", "NATS and a log kept alike while components move over."),
     "demo": _Home("dynlog.cli.demo", "demo", "A fleet, a router that is killed, and its state back from the log."),
 }
 

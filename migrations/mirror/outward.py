@@ -109,8 +109,8 @@ class OutwardMirror:
             await self.write_progress()
         self.standing.position = dict(self._next)
 
-    async def run(self, told: Callable[[Standing], None]) -> None:
-        """Follows the topic until it is cancelled; ``told`` hears after every step where it stands.
+    async def run(self, told: Callable[[Standing], None], *, once: bool = False) -> None:
+        """Follows the topic until it is cancelled, or to its end of now; ``told`` hears after every step where it is.
 
         Raises CommitFenced once another mirror of the same topic and subjects has begun; SourceUnavailable and
         SourceRefused; what reading and committing raise.
@@ -123,7 +123,8 @@ class OutwardMirror:
             open_publisher(self._access, acknowledged=bool(self._streams)) as publisher,
             Reader(self._log, positions, dedupe=dedupe) as reader,
         ):
-            while True:
+            ends = {state.partition: state.end for state in await self._log.partitions(self._topic.name)}
+            while not once or any(self._next[p] < end for p, end in ends.items()):
                 batch = await reader.next(1.0)
                 if batch is not None:
                     await self._publish(publisher, batch)
