@@ -39,6 +39,7 @@ GROUPS: Mapping[str, _Home] = {
     "net": _Home("dynlog.cli.net_app", "app", "The network by hand: serve, call, ping, stats, switch."),
     "discovery": _Home("dynlog.cli.discovery_app", "app", "Entities that a fleet keeps in etcd, taken over."),
     "mirror": _Home("dynlog.cli.mirror_app", "app", "NATS and a log kept alike while components move over."),
+    "migrate": _Home("dynlog.cli.migrate_app", "app", "The way off NATS: plan, apply, verify, status, rollback."),
     "demo": _Home("dynlog.cli.demo", "demo", "A fleet, a router that is killed, and its state back from the log."),
 }
 

@@ -72,4 +72,4 @@ async def references_of(survey: Survey, models: Collection[str] | None = None) -
     """The references that a migration of these models changes (by default of all that the source has)."""
     if models is None:
         models = [bucket.name for bucket in survey.object_buckets if await is_model_bucket(survey.server, bucket)]
-    return References(frozenset(models), place_of(survey.choices.model_root, survey.objects.url))
+    return References(frozenset(models), place_of(survey.choices.model_root, survey.objects_url))

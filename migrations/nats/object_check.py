@@ -50,9 +50,11 @@ async def compare_bucket(
 
     waiting = iter(objects)
     await _together(check(waiting) for _ in range(min(run.limits.concurrency, len(objects))))
-    async for info in run.objects.list(f"{prefix}/{bucket.name}/"):
-        if info.key not in keys and info.key not in besides:
-            found.append(Difference(name=info.key, what="it lies in the target and not in the source"))
+    found += [
+        Difference(name=info.key, what="it lies in the target and not in the source")
+        async for info in run.objects.list(f"{prefix}/{bucket.name}/")
+        if info.key not in keys and info.key not in besides
+    ]
     return sorted(found, key=lambda difference: difference.name)
 
 
@@ -80,7 +82,9 @@ async def _compare(
     if details is None:
         return "its copy does not say what it is a copy of"
     if details != details_of(object, content):
-        return "name, description, headers, metadata, time or digest are not the source's: it changed since; apply again"
+        return (
+            "name, description, headers, metadata, time or digest are not the source's: it changed since; apply again"
+        )
     expected = await _expected(run, object, content, change, change_below)
     if (size, sha256) != expected:
         return f"{size} bytes with SHA-256 {sha256}, the source has {expected[0]} with {expected[1]}"

@@ -12,6 +12,8 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
+from pydantic import JsonValue
+
 from dynlog.adapters.nats.objects import NatsObject, ObjectBucket, list_objects, read_object, resolve_link
 from dynlog.adapters.nats.streams import stream_info
 from dynlog.errors import (
@@ -144,8 +146,8 @@ async def _bring(copying: _Copying, object: NatsObject) -> bool:
     else:
         info = await _put(copying, object, content, key)
     copying.there[key] = info.size
-    detail = {"nuid": content.nuid, "digest": content.digest}
-    await run.moved(_line(item, object, key, info, {**detail, "changed": info.sha256 != sha256_of(content.digest)}))
+    changed = info.sha256 != sha256_of(content.digest)
+    await run.moved(_line(item, object, content, key, info, changed=changed))
     _count(copying, object.name, size=info.size)
     return True
 
@@ -168,8 +170,7 @@ async def _may_replace(
     wanted = describe(details_of(object, content), key, run.migration)
     if line is None and dict(there.metadata) == wanted.metadata and there.sha256 == sha256_of(content.digest):
         # Killed between the put and the journal.
-        detail = {"nuid": content.nuid, "digest": content.digest, "changed": False}
-        await run.moved(_line(copying.item, object, key, there, detail))
+        await run.moved(_line(copying.item, object, content, key, there, changed=False))
         _count(copying, object.name, already=True)
         return False
     return True
@@ -230,10 +231,13 @@ async def _honour_deletion(copying: _Copying, object: NatsObject, key: str, line
     return True
 
 
-def _line(item: Item, object: NatsObject, key: str, info: ObjectInfo, detail: dict[str, str | bool]) -> Moved:
+def _line(item: Item, object: NatsObject, content: NatsObject, key: str, info: ObjectInfo, *, changed: bool) -> Moved:
+    detail: dict[str, JsonValue] = {"nuid": content.nuid, "digest": content.digest}
+    if changed:
+        detail["changed"] = True
     return Moved(
         item=item.id, name=object.name, source_seq=object.sequence, target=key, size=info.size, checksum=info.sha256,
-        detail={**detail},
+        detail=detail,
     )  # fmt: skip
 
 

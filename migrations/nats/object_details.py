@@ -1,4 +1,4 @@
-"""What NATS knows of an object and a store has no place for: kept whole, as JSON, in the copy's metadata or beside it."""
+"""What NATS knows of an object and a store has no place for: kept whole, as JSON, in the copy's metadata or beside."""
 
 from __future__ import annotations
 

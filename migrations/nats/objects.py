@@ -1,7 +1,8 @@
 """The mover of object buckets: every object of a bucket becomes an object of the store, with all that NATS knows of it.
 
 Names map to keys reversibly (`dynlog.migrations.nats.keys`).  A link's copy has the bytes that it leads to, and says in
-its details that it is one; a link to a whole bucket becomes an empty object that says so.  Deleted markers are honoured.
+its details that it is one; a link to a whole bucket becomes an empty object that says so.  Deleted markers are
+honoured.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ class ObjectMover:
     kind = "objects"
 
     async def plan(self, survey: Survey) -> list[Item]:
-        items = []
-        for bucket in survey.object_buckets:
-            if not await is_model_bucket(survey.server, bucket):
-                items.append(bucket_item(self.kind, OBJECTS, bucket, await list_objects(survey.server, bucket)))
-        return items
+        return [
+            bucket_item(self.kind, OBJECTS, bucket, await list_objects(survey.server, bucket))
+            for bucket in survey.object_buckets
+            if not await is_model_bucket(survey.server, bucket)
+        ]
 
     async def apply(self, item: Item, run: Run) -> Outcome:
         return await copy_bucket(item, await bucket_of(item, run), run, OBJECTS)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
+from typing import Any
 
 from dynlog.adapters.nats.names import RADIX_OBJECT
 from dynlog.adapters.nats.streams import read_stream
@@ -102,8 +103,7 @@ class RouterMover:
                 await rebuilt.reader.close()
             finally:
                 await release_quietly(run.log, item.target, replayer.holder)
-            for rejected in rebuilt.report.snapshots_rejected:
-                found.append(Difference(name=item.target, what=rejected))
+            found += [Difference(name=item.target, what=why) for why in rebuilt.report.snapshots_rejected]
             found += _differences(there, _holdings(rebuilt.state), what)
         return found
 
@@ -167,22 +167,15 @@ async def _source_records(item: Item, run: Run) -> AsyncIterator[Record]:
 
 def _holdings(state: RouterProjection) -> dict[Rank, tuple[int, str]]:
     """Per worker and rank how many blocks it holds, and a digest of all that the canonical dump says of it."""
-    digests: dict[Rank, hashlib._Hash] = {}
+    digests: dict[Rank, Any] = {}
     counts: dict[Rank, int] = {}
-    for line in _without_numbers(dump_events(state.index)):
-        rank = line["worker_id"], line["event"]["dp_rank"]
-        digests.setdefault(rank, hashlib.sha256()).update(json.dumps(line, sort_keys=True).encode())
-        counts[rank] = counts.get(rank, 0) + len(line["event"]["data"]["stored"]["blocks"])
-    return {rank: (counts[rank], digest.hexdigest()) for rank, digest in digests.items()}
-
-
-def _without_numbers(lines: Iterable[dict[str, object]]) -> Iterable[dict[str, object]]:
-    """The lines without their event ids, which only count them."""
-    for line in lines:
+    for line in dump_events(state.index):
         event = line["event"]
-        assert isinstance(event, dict)
-        event.pop("event_id", None)
-        yield line
+        event.pop("event_id", None)  # it only counts them
+        rank = line["worker_id"], event["dp_rank"]
+        digests.setdefault(rank, hashlib.sha256()).update(json.dumps(line, sort_keys=True).encode())
+        counts[rank] = counts.get(rank, 0) + len(event["data"].get("stored", {}).get("blocks", ()))
+    return {rank: (counts[rank], digest.hexdigest()) for rank, digest in digests.items()}
 
 
 def _differences(

@@ -20,7 +20,8 @@ class Survey:
     """Everything that a plan is made from.
 
     ``event_streams`` are those in which Dynamo keeps KV events (the router's mover takes them); ``streams`` are those
-    that are neither of these nor a bucket's.
+    that are neither of these nor a bucket's.  ``log_url`` and ``objects_url`` are where it will all go, which need not
+    be there yet: then ``log`` and ``objects`` are empty ones in memory.
     """
 
     migration: str
@@ -32,6 +33,8 @@ class Survey:
     kv_buckets: Sequence[KvBucketInfo]
     event_streams: Sequence[StreamInfo]
     streams: Sequence[StreamInfo]
+    log_url: str
+    objects_url: str
 
     @property
     def is_empty(self) -> bool:
@@ -40,12 +43,22 @@ class Survey:
 
 
 async def look_around(
-    migration: str, server: NatsServer, log: Log, objects: ObjectStore, choices: Choices
-) -> Survey:  # fmt: skip
+    migration: str,
+    server: NatsServer,
+    log: Log,
+    objects: ObjectStore,
+    choices: Choices,
+    *,
+    log_url: str | None = None,
+    objects_url: str | None = None,
+) -> Survey:
     """Looks at the source; raises what `NatsServer.api` raises."""
     stores, maps = await object_buckets(server), await kv_buckets(server)
-    taken = {bucket.info.name for bucket in (*stores, *maps)}
+    taken = {bucket.info.name for bucket in stores} | {bucket.info.name for bucket in maps}
     others = [info for info in await list_streams(server) if info.name not in taken]
     events = [info for info in others if component_of(info.name) is not None]
     streams = [info for info in others if component_of(info.name) is None]
-    return Survey(migration, server, log, objects, choices, stores, maps, events, streams)
+    return Survey(
+        migration, server, log, objects, choices, stores, maps, events, streams, log_url or log.url,
+        objects_url or objects.url,
+    )  # fmt: skip

@@ -1,0 +1,177 @@
+"""``dynlog migrate nats``: what a deployment keeps in JetStream moves into a log and an object store."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dynlog.cli.migrate_options import (
+    Ca,
+    Cert,
+    Concurrency,
+    Creds,
+    Ends,
+    Exclude,
+    Key,
+    ModelRoot,
+    Name,
+    NatsUrl,
+    Only,
+    PartitionBy,
+    Partitions,
+    Rate,
+    StoreUrl,
+    TopicOption,
+)
+from dynlog.cli.options import AsJson, LogUrl
+from dynlog.cli.run import run
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
+nats = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
+app.add_typer(nats, name="nats", help="From NATS JetStream: object buckets, models, KV buckets, streams, router state.")
+DEFAULT_NAME = "nats"
+
+
+@app.callback()
+def migrate() -> None:
+    """The way here from what a fleet used before."""
+
+
+@nats.callback()
+def nats_() -> None:
+    """From NATS JetStream, which is only ever read: no message, consumer or setting of it is changed.
+
+        dynlog migrate nats plan     --nats $NATS --log $LOG --objects $OBJECTS
+        dynlog migrate nats apply    --nats $NATS --log $LOG --objects $OBJECTS
+        dynlog migrate nats verify   --nats $NATS --log $LOG --objects $OBJECTS
+        dynlog migrate nats status   --log $LOG
+        dynlog migrate nats rollback --log $LOG --objects $OBJECTS
+
+    Exit status: 0 done, 3 done in part (every name that was not is on stderr), 1 nothing of it was done, 2 wrong usage.
+    """
+
+
+@nats.command()
+def plan(
+    nats: NatsUrl,
+    log: LogUrl,
+    objects: StoreUrl,
+    creds: Creds = None,
+    ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
+    only: Only = None,
+    exclude: Exclude = None,
+    name: Name = DEFAULT_NAME,
+    topic: TopicOption = None,
+    partitions: Partitions = 1,
+    partition_by: PartitionBy = None,
+    model_root: ModelRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what there is, what each thing becomes, and what will not fit and why; nothing is changed, here or there.
+
+    It names the Dynamo release whose traces it finds, and how to take events from one that leaves none in JetStream.
+    """
+    from dynlog.cli import migrate_run
+
+    ends = Ends(
+        nats, log, objects, name, creds, ca, cert, key, only or (), exclude or (), topic, partitions, partition_by,
+        model_root,
+    )  # fmt: skip
+    run(migrate_run.plan(ends, as_json=as_json))
+
+
+@nats.command()
+def apply(
+    nats: NatsUrl,
+    log: LogUrl,
+    objects: StoreUrl,
+    creds: Creds = None,
+    ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
+    only: Only = None,
+    exclude: Exclude = None,
+    name: Name = DEFAULT_NAME,
+    topic: TopicOption = None,
+    partitions: Partitions = 1,
+    partition_by: PartitionBy = None,
+    model_root: ModelRoot = None,
+    concurrency: Concurrency = 4,
+    rate: Rate = None,
+    as_json: AsJson = False,
+) -> None:
+    """Move everything that the plan says; killed and run again it goes on where it was, and doubles nothing.
+
+    Run it again later and it moves what is new. What cannot be moved is named and the rest goes on. A second apply at
+    the same time is refused. The journal is in topic `dynlog.migration` of the log.
+    """
+    from dynlog.cli import migrate_run
+
+    ends = Ends(
+        nats, log, objects, name, creds, ca, cert, key, only or (), exclude or (), topic, partitions, partition_by,
+        model_root, concurrency, rate,
+    )  # fmt: skip
+    run(migrate_run.apply(ends, as_json=as_json))
+
+
+@nats.command()
+def verify(
+    nats: NatsUrl,
+    log: LogUrl,
+    objects: StoreUrl,
+    creds: Creds = None,
+    ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
+    only: Only = None,
+    exclude: Exclude = None,
+    name: Name = DEFAULT_NAME,
+    topic: TopicOption = None,
+    partitions: Partitions = 1,
+    partition_by: PartitionBy = None,
+    model_root: ModelRoot = None,
+    concurrency: Concurrency = 4,
+    rate: Rate = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read source and target again and compare them, without asking the journal; give the options that apply had."""
+    from dynlog.cli import migrate_run
+
+    ends = Ends(
+        nats, log, objects, name, creds, ca, cert, key, only or (), exclude or (), topic, partitions, partition_by,
+        model_root, concurrency, rate,
+    )  # fmt: skip
+    run(migrate_run.verify(ends, as_json=as_json))
+
+
+@nats.command()
+def status(log: LogUrl, name: Name = DEFAULT_NAME, as_json: AsJson = False) -> None:
+    """Say how far the migration is, from its journal: neither NATS nor the object store has to be there."""
+    from dynlog.cli import migrate_run
+
+    run(migrate_run.status(log, name, as_json=as_json))
+
+
+@nats.command()
+def rollback(
+    log: LogUrl,
+    objects: StoreUrl,
+    only: Only = None,
+    name: Name = DEFAULT_NAME,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove what the migration made, and only that: what others made, changed or wrote to since stays and is named.
+
+    The source is as it was; NATS need not be there.
+    """
+    from dynlog.cli import migrate_run
+    from dynlog.cli.run import interruptible
+
+    if not yes and not as_json:
+        with interruptible():
+            typer.confirm(f"Remove everything that migration {name!r} made?", abort=True, err=True)
+    run(migrate_run.rollback(log, objects, name, only or (), as_json=as_json))

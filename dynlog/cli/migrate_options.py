@@ -1,0 +1,113 @@
+"""Options that the commands of ``dynlog migrate nats`` have in common, and what they amount to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dynlog.cli.options import check_objects_url, parse_size
+from dynlog.errors import ConfigurationError
+
+
+def _check_nats_url(text: str | None) -> str | None:
+    if text is not None and "://" not in text:
+        raise typer.BadParameter(f"{text!r} is not a URL: write nats://HOST:4222, or tls://HOST:4222")
+    return text
+
+
+def parse_rate(text: str) -> int:
+    """Bytes per second of ``50MiB`` or ``50MiB/s``."""
+    size = parse_size(text.removesuffix("/s"))
+    if size <= 0:
+        raise typer.BadParameter(f"{text!r}: a rate above zero is needed, as in 50MiB/s")
+    return size
+
+
+NatsUrl = Annotated[
+    str,
+    typer.Option(
+        "--nats",
+        envvar="DYNLOG_NATS",
+        metavar="URL",
+        callback=_check_nats_url,
+        help="The NATS server, as in nats://host:4222 or tls://user:password@host:4222; it is only read.",
+        show_default=False,
+    ),
+]
+StoreUrl = Annotated[
+    str,
+    typer.Option(
+        "--objects",
+        envvar="DYNLOG_OBJECTS",
+        metavar="URL",
+        callback=check_objects_url,
+        help="Where objects, models and snapshots go, as in s3://bucket/prefix, file:///var/lib/fleet/objects.",
+        show_default=False,
+    ),
+]
+Creds = Annotated[Path | None, typer.Option("--creds", metavar="FILE", help="NATS credentials file (JWT and seed).")]
+Ca = Annotated[Path | None, typer.Option("--ca", metavar="FILE", help="NATS: certificates of authorities, PEM.")]
+Cert = Annotated[Path | None, typer.Option("--cert", metavar="FILE", help="NATS: our own certificate, PEM.")]
+Key = Annotated[Path | None, typer.Option("--key", metavar="FILE", help="NATS: the key of our certificate, PEM.")]
+Only = Annotated[
+    list[str] | None,
+    typer.Option("--only", metavar="NAME", help="Only this bucket or stream; a pattern with *, and repeatable."),
+]
+Exclude = Annotated[
+    list[str] | None, typer.Option("--exclude", metavar="NAME", help="Not this one; a pattern with *, and repeatable.")
+]
+Name = Annotated[
+    str, typer.Option("--name", metavar="NAME", help="The migration: its journal and what it makes carry the name.")
+]
+TopicOption = Annotated[
+    str | None,
+    typer.Option("--topic", help="The router's topic; by default named as its stream is.", show_default=False),
+]
+Partitions = Annotated[int, typer.Option("--partitions", min=1, help="Of topics that are made.")]
+PartitionBy = Annotated[
+    str | None,
+    typer.Option(
+        "--partition-by", help="Streams: what stays together: subject, token:N or header:NAME.", show_default=False
+    ),
+]
+ModelRoot = Annotated[
+    str | None,
+    typer.Option(
+        "--model-root", metavar="PATH", show_default=False,
+        help="References to models in copies name files below it; else the store's URL.",
+    ),
+]  # fmt: skip
+Concurrency = Annotated[int, typer.Option("--concurrency", min=1, max=64, help="Objects at once.")]
+Rate = Annotated[
+    int | None, typer.Option("--rate", parser=parse_rate, metavar="SIZE", help="At most so much a second, as in 50MiB.")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """The two ends of a migration, and what is chosen of them."""
+
+    nats: str
+    log: str
+    objects: str
+    name: str
+    creds: Path | None = None
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    only: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    topic: str | None = None
+    partitions: int = 1
+    partition_by: str | None = None
+    model_root: str | None = None
+    concurrency: int = 4
+    rate: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name or not self.name.replace("-", "").replace("_", "").isalnum() or len(self.name) > 64:
+            raise ConfigurationError(f"--name {self.name!r}: 1 to 64 letters, digits, - and _")

@@ -1,0 +1,158 @@
+"""What the commands of ``dynlog migrate nats`` do: open both ends, work, say what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from dynlog.adapters.nats.access import NatsAccess, NatsServer, open_nats
+from dynlog.cli.app import PartialSuccess
+from dynlog.cli.log_open import open_existing
+from dynlog.cli.migrate_looks import say_outcomes, say_plan, say_status, say_verified
+from dynlog.cli.migrate_options import Ends
+from dynlog.cli.migrate_progress import showing
+from dynlog.cli.output import say
+from dynlog.errors import DynlogError
+from dynlog.log import Log
+from dynlog.migrations.nats.apply import apply_plan
+from dynlog.migrations.nats.contract import Choices, Limits, Outcome, Progress, Run
+from dynlog.migrations.nats.journal import Journal
+from dynlog.migrations.nats.lock import only_one
+from dynlog.migrations.nats.plan import Plan, make_plan
+from dynlog.migrations.nats.rollback import roll_back
+from dynlog.migrations.nats.status import status_of
+from dynlog.migrations.nats.survey import look_around
+from dynlog.migrations.nats.verify import verify_plan
+from dynlog.objects import ObjectStore
+from dynlog.open import open_log, open_objects
+from dynlog.url import parse_url, shown
+
+
+class NothingDone(DynlogError):
+    """Nothing of what was asked for could be done; the report says why, for each thing."""
+
+
+async def plan(ends: Ends, *, as_json: bool) -> None:
+    """Shows the plan; makes nothing, not even an empty log."""
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(_nats(ends))
+        there = _is_there(ends.log)
+        log = await stack.enter_async_context(open_existing(ends.log) if there else open_log("memory://"))
+        objects = await stack.enter_async_context(
+            open_objects(ends.objects if _is_there(ends.objects) else "memory://")
+        )
+        say_plan(await _planned(ends, server, log, objects), as_json=as_json)
+
+
+async def apply(ends: Ends, *, as_json: bool) -> None:
+    """Plans and applies; raises PartialSuccess if something was not moved, NothingDone if nothing was."""
+    async with _open(ends) as (server, log, objects), only_one(log, ends.name) as lease:
+        planned = await _planned(ends, server, log, objects)
+        if not as_json and not planned.moving:
+            say_plan(planned, as_json=False)
+        async with Journal.write(log, ends.name) as journal:
+            with showing(planned.moving, "moving") as progress:
+                run = _run(ends, server, log, objects, journal, progress)
+                outcomes = await apply_plan(planned, run, lease)
+    listed = [
+        Outcome(item=item.id, refused=item.refused) for item in planned.items if not item.target and item.refused
+    ]  # fmt: skip
+    say_outcomes([*outcomes, *listed], {item.id: item for item in planned.items}, "MOVED", as_json=as_json)
+    _raise_what_is_missing([*outcomes, *listed], "moved")
+
+
+async def verify(ends: Ends, *, as_json: bool) -> None:
+    """Compares; raises PartialSuccess if something differs, NothingDone if everything does."""
+    async with _open(ends, create=False) as (server, log, objects):
+        planned = await _planned(ends, server, log, objects)
+        with showing(planned.moving, "comparing") as progress:
+            run = _run(ends, server, log, objects, await Journal.read(log, ends.name), progress)
+            verified = await verify_plan(planned, run)
+    say_verified(verified, as_json=as_json)
+    differing = [each.item for each in verified if each.differences]
+    if differing:
+        message = f"{len(differing)} of {len(verified)} differ from the source: {', '.join(differing)}"
+        raise PartialSuccess(message) if len(differing) < len(verified) else NothingDone(message)
+
+
+async def status(log_url: str, name: str, *, as_json: bool) -> None:
+    """Shows the journal."""
+    async with open_existing(log_url) as log:
+        say_status(status_of(await Journal.read(log, name)), name, as_json=as_json)
+
+
+async def rollback(log_url: str, objects_url: str, name: str, only: Sequence[str], *, as_json: bool) -> None:
+    """Takes back; raises PartialSuccess if something stays."""
+    async with (
+        open_existing(log_url) as log,
+        open_objects(objects_url) as objects,
+        only_one(log, name) as lease,
+        Journal.write(log, name) as journal,
+    ):
+        items = [state.item for state in journal.items.values()]
+        with showing(items, "taking back") as progress:
+            run = Run(name, None, log, objects, journal, Limits(), Choices(), progress)
+            outcomes = await roll_back(run, lease, only=only)
+    say_outcomes(outcomes, {item.id: item for item in items}, "REMOVED", as_json=as_json)
+    staying = [refusal for outcome in outcomes for refusal in outcome.refused]
+    if staying:
+        raise PartialSuccess(f"{_count(staying, 'thing')} stay: {staying[0].name}: {staying[0].why}")
+
+
+def _raise_what_is_missing(outcomes: Sequence[Outcome], done: str) -> None:
+    missing = [refusal for outcome in outcomes for refusal in outcome.refused]
+    if not missing:
+        return
+    message = f"{_count(missing, 'name')} not {done}, first {missing[0].name!r}: {missing[0].why}"
+    if any(outcome.moved or outcome.already or not outcome.refused for outcome in outcomes):
+        raise PartialSuccess(message)
+    raise NothingDone(message)
+
+
+def _count(things: Sequence[object], what: str) -> str:
+    return f"{len(things):,} {what}{'' if len(things) == 1 else 's'}"
+
+
+async def _planned(ends: Ends, server: NatsServer, log: Log, objects: ObjectStore) -> Plan:
+    survey = await look_around(
+        ends.name, server, log, objects, _choices(ends), log_url=shown(ends.log), objects_url=shown(ends.objects)
+    )
+    planned = await make_plan(survey, only=ends.only, exclude=ends.exclude)
+    for advice in planned.advice:
+        say(advice)
+    return planned
+
+
+def _choices(ends: Ends) -> Choices:
+    return Choices(ends.model_root, ends.topic, ends.partition_by, ends.partitions)
+
+
+def _run(
+    ends: Ends, server: NatsServer, log: Log, objects: ObjectStore, journal: Journal, progress: Progress
+) -> Run:  # fmt: skip
+    limits = Limits(ends.concurrency, float(ends.rate) if ends.rate is not None else None)
+    return Run(ends.name, server, log, objects, journal, limits, _choices(ends), progress)
+
+
+@asynccontextmanager
+async def _nats(ends: Ends) -> AsyncIterator[NatsServer]:
+    access = NatsAccess(ends.nats, creds=ends.creds, ca=ends.ca, cert=ends.cert, key=ends.key)
+    async with open_nats(access) as server:
+        yield server
+
+
+@asynccontextmanager
+async def _open(ends: Ends, *, create: bool = True) -> AsyncIterator[tuple[NatsServer, Log, ObjectStore]]:
+    async with (
+        _nats(ends) as server,
+        open_log(ends.log) if create else open_existing(ends.log) as log,
+        open_objects(ends.objects) as objects,
+    ):
+        yield server, log, objects
+
+
+def _is_there(url: str) -> bool:
+    """Whether opening it would make nothing: what lives with a server is there, or its server says no."""
+    parsed = parse_url(url)
+    return parsed.scheme not in ("sqlite", "file") or Path(parsed.path).exists()
