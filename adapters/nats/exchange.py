@@ -52,6 +52,11 @@ class Exchange(Client):
         await self.subscribe(f"{self._inbox.decode()}*")
         self.there.set()
 
+    @property
+    def waiting(self) -> int:
+        """Questions that nobody has forgotten yet."""
+        return len(self._questions)
+
     async def ask(self, question: Question, payload: bytes) -> bytes:
         """Sends the question; returns what `forget` wants, which whoever asks has to call in the end."""
         reply = self._inbox + b"%d" % next(self._tokens)

@@ -147,7 +147,8 @@ class Window:
     """One message a request; the window widens while messages lie close together, and halves at a gap."""
 
     def __init__(self, server: NatsServer, stream: str, subject: str | None, max_message: int) -> None:
-        self._server, self._stream, self._subject = server, stream, subject or ">"
+        self._server, self._stream = server, stream
+        self._request = b'{"seq":%%d,"next_by_subj":%s}' % json.dumps(subject or ">").replace("%", "%%").encode()
         self._most = max(2, min(WINDOW, WORST_BYTES * 3 // (max_message * 4)))
         self._width = 1
         self._size = 0
@@ -179,11 +180,12 @@ class Window:
             self._server.client.forget(self._asked.popleft().reply)
 
     async def _fill(self, at: int, last: int) -> None:
+        if len(self._asked) > self._width // 2:
+            return  # many at a time: each write to a socket costs more than a request
         following = self._asked[-1].at + 1 if self._asked else at
         while len(self._asked) < self._width and following <= last:
             answer = Answer(f"$JS.API.STREAM.MSG.GET.{self._stream}")
-            request = b'{"seq":%d,"next_by_subj":%s}' % (following, json.dumps(self._subject).encode())
-            reply = await self._server.client.ask(answer, request)
+            reply = await self._server.client.ask(answer, self._request % following)
             self._asked.append(_Asked(following, answer, reply))
             following += 1
 

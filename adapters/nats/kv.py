@@ -107,7 +107,7 @@ def _bucket(info: StreamInfo) -> KvBucketInfo | None:
     return KvBucketInfo(
         name, info, max(config.get("max_msgs_per_subject", 1), 1), config.get("max_age", 0) / 1e9,
         config.get("max_msg_size", -1), config.get("max_bytes", -1), config.get("description") or "",
-        (config.get("compression") or "none") != "none", config.get("metadata") or {},
+        (config.get("compression") or "none") != "none", info.metadata,
         mirror.removeprefix(_STREAM) if mirror else None,
     )  # fmt: skip
 

@@ -116,7 +116,7 @@ def read_bucket(info: StreamInfo) -> ObjectBucket | None:
     return ObjectBucket(
         name, info, config.get("description") or "", bool(config.get("sealed")),
         (config.get("compression") or "none") != "none", config.get("max_age", 0) / 1e9, config.get("max_bytes", -1),
-        config.get("metadata") or {},
+        info.metadata,
     )  # fmt: skip
 
 

@@ -41,6 +41,12 @@ class StreamInfo:
     last_seq: int
     created: str
 
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What its makers wrote beside it, without what the server adds."""
+        written = (self.config.get("metadata") or {}).items()
+        return {name: value for name, value in written if not name.startswith("_nats.")}
+
 
 @dataclass(frozen=True, slots=True)
 class ConsumerInfo:
