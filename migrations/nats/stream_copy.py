@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from pydantic import JsonValue
 from xxhash import xxh3_64_intdigest
@@ -32,6 +33,9 @@ ROUNDS = 10
 JOURNAL_BYTES = 16 << 20
 PER_MESSAGE = 128
 """An empty message counts as much, so that a stretch of tiny ones ends, too."""
+
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -222,7 +226,7 @@ def message_name(stream: str, message: StreamMessage) -> str:
     return f"{stream} message {message.sequence} ({message.subject})"
 
 
-async def ahead(chunks: AsyncGenerator[Chunk, None]) -> AsyncGenerator[Chunk, None]:
+async def ahead(chunks: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
     """The chunks, the next one being made while one is worked on."""
     waiting = asyncio.ensure_future(anext(chunks, None))
     try:
