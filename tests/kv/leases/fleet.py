@@ -218,6 +218,14 @@ async def writable(bucket: Bucket) -> bool:
     return True
 
 
+async def beats(bucket: Bucket, lease: str) -> None:
+    """Returns once a further heartbeat of the lease came, or its end."""
+    before = bucket.leases.get(lease)
+    async with asyncio.timeout(PATIENCE_S):
+        while (found := bucket.leases.get(lease)) is not None and (before is None or found.beat == before.beat):
+            await bucket.follower.changes.beyond(bucket.follower.changes.count)
+
+
 def now() -> float:
     """The clock that all processes share."""
     return time.monotonic()

@@ -18,7 +18,7 @@ import pytest
 
 from dynlog.testing.redis import RedisServer
 from tests.faults.proxy import Network
-from tests.kv.leases.fleet import TTL_S, directly, expired, now, running, writable
+from tests.kv.leases.fleet import TTL_S, beats, directly, expired, now, running, writable
 from tests.kv.linearizability.test_linearizable import Harmed, a_kafka, a_redis
 
 ROUNDS = int(os.environ.get("DYNLOG_ROUNDS") or 3)
@@ -63,6 +63,7 @@ async def test_a_holder_that_was_stopped_past_its_ttl_finds_its_writes_losing(
                 if await writable(fleet.bucket):
                     break
                 holder.go_on()
+                await beats(fleet.bucket, acquired["lease"])
             await fleet.all_saw_the_end(acquired["lease"], struck, but=holder)
             _, following = await fleet.somebody_holds(acquired["token"])
             await asyncio.sleep(dice.uniform(0, 0.5))
@@ -88,6 +89,7 @@ async def test_observers_that_were_stopped_expire_nobody_on_waking(dynlog_log_ur
                     break
                 for each in observers:
                     each.go_on()
+                await beats(fleet.bucket, acquired["lease"])  # or trying again and again would end the lease
             await asyncio.sleep(TTL_S * dice.uniform(1.5, 2.5))
             for each in observers:
                 each.go_on()
