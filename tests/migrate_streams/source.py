@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -86,7 +86,8 @@ async def open_source(url: str) -> AsyncIterator[Source]:
                 assert info.config.name is not None
                 await js.delete_stream(info.config.name)
             where = urlsplit(url)
-            assert where.hostname and where.port
+            assert where.hostname
+            assert where.port
             yield Source(client, js, server, (where.hostname, where.port))
         finally:
             await client.close()
@@ -99,7 +100,7 @@ class Migration:
     mover: Mover
     server: NatsServer
     log: Log
-    choices: Choices = Choices()
+    choices: Choices = field(default_factory=Choices)
 
     async def plan(self) -> list[Item]:
         """The items."""
