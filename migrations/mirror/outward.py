@@ -101,8 +101,9 @@ class OutwardMirror:
             self._next[state.partition] = max(wanted, state.earliest)
         self._generation = await self._log.open_generation(self.group, self._topic.name, self._next)
         page = pages.progress.get(self.id)
-        # Of a mirror that never ran nothing can be there, and a stream's past may be long.
-        floors = page.sequences if page is not None else {stream_place(info): info.last_seq for info in self._streams}
+        floors = page.sequences if page is not None else {}
+        if page is None and not known.positions:  # it never ran, so nothing can be there, and a past may be long
+            floors = {stream_place(info): info.last_seq for info in self._streams}
         self._there = await in_streams(self._server, self._streams, self._topic.incarnation, self._next, floors)
         self._sequences = {stream_place(info): info.last_seq for info in self._streams}
         if not any(self._there.values()):

@@ -39,8 +39,9 @@ async def mirror_stream(
 ) -> Page | None:
     """Mirrors a stream into a topic, which is made if there is none, until it is cancelled or cut over.
 
-    Returns the page of the cut-over; None after ``once``, which ends at the stream's end of now.  Raises SourceNotFound,
-    ConfigurationError if it was cut over (and not ``reopened``), SourceChanged if the stream is made anew.
+    Returns the page of the cut-over; None after ``once``, which ends at the stream's end of now.  Raises
+    SourceNotFound, ConfigurationError if it was cut over (and not ``reopened``), SourceChanged if the stream is made
+    anew.
     """
     choice = choice or Choice()
     info = await stream_info(server, stream)
@@ -110,7 +111,7 @@ async def mirror_out(
     once: bool = False,
     patience_s: float = PATIENCE_S,
 ) -> None:
-    """Mirrors a topic to the given subjects, and to no other, until it is cancelled, or with ``once`` to its end of now.
+    """Mirrors a topic to the given subjects, and to no other, until it is cancelled; with ``once`` to its end of now.
 
     One subject takes all; several, or a pattern, take each record under its own subject (its key), if that is among
     them.  Raises TopicNotFound, CommitFenced once another mirror of the same topic and subjects runs.

@@ -1,0 +1,159 @@
+"""A stream becomes a topic: every message once, in order, whoever else writes, and nothing on the stream changes."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from dynlog.batch import StoredRecord
+from dynlog.errors import ConfigurationError, SourceChanged, SourceNotFound
+from dynlog.log import Log
+from dynlog.migrations.mirror.book import TOPIC, open_book
+from dynlog.migrations.mirror.inward import Choice
+from dynlog.migrations.mirror.running import mirror_stream
+from tests.mirror.sides import OldSide, Told, append, bodies, once_in, records, running
+
+
+async def test_a_message_keeps_body_subject_headers_and_time(old: OldSide, log: Log) -> None:
+    await old.publish("eu.1", b"one", headers={"Trace": "a b", "Other": "c"})
+    await old.publish("us.2", b"")
+    assert (await once_in(old, log, "t"))["copied"] == 2
+    first, second = [stored.record for stored in await records(log, "t")]
+    assert first.parts == (b"one",)
+    assert first.key == f"{old.name}.eu.1".encode()
+    assert (first.headers["Trace"], first.headers["Other"]) == (b"a b", b"c")
+    assert (await old.messages())[0].time is None or first.timestamp_ms > 0
+    assert second.parts == (b"",)
+
+
+async def test_a_mirror_follows_and_makes_no_consumer(old: OldSide, log: Log) -> None:
+    told = Told()
+    async with running(lambda server: mirror_stream(server, log, old.name, "t", told), old.access):
+        await old.publish("a", b"1", b"2")
+        await told.until(lambda now: now.counts.copied == 2)
+        await old.publish("b", b"3")
+        await told.until(lambda now: now.counts.copied == 3 and now.behind == 0)
+        assert (await old.js.stream_info(old.name)).state.consumer_count == 0
+    assert await bodies(log, "t") == [b"1", b"2", b"3"]
+
+
+async def test_a_mirror_that_starts_again_doubles_nothing(old: OldSide, log: Log) -> None:
+    await old.publish("a", b"1", b"2")
+    await once_in(old, log, "t")
+    await old.publish("a", b"3")
+    assert (await once_in(old, log, "t"))["copied"] == 1
+    assert await bodies(log, "t") == [b"1", b"2", b"3"]
+
+
+async def test_its_place_is_found_without_the_book_and_behind_what_others_wrote(old: OldSide, log: Log) -> None:
+    await old.publish("a", b"1", b"2")
+    await once_in(old, log, "t")
+    await append(log, "t", *(b"other %d" % n for n in range(300)))
+    await log.delete_topic(TOPIC)
+    await old.publish("a", b"3")
+    counts = await once_in(old, log, "t")
+    assert (counts["copied"], counts["already"]) == (1, 0)
+    assert [body for body in await bodies(log, "t") if not body.startswith(b"other")] == [b"1", b"2", b"3"]
+
+
+async def test_its_place_is_known_although_the_topic_kept_none_of_its_records(old: OldSide, log: Log) -> None:
+    await old.publish("a", b"1", b"2")
+    await once_in(old, log, "t")
+    (state,) = await log.partitions("t")
+    await log.truncate("t", 0, state.end)
+    await old.publish("a", b"3")
+    assert (await once_in(old, log, "t"))["copied"] == 1
+    assert await bodies(log, "t") == [b"3"]
+
+
+async def test_a_message_that_no_record_can_hold_is_named_and_the_rest_goes_on(
+    old: OldSide, log_url: str, log: Log
+) -> None:
+    limit = log.capabilities.max_batch_bytes
+    server_limit = old.client.max_payload
+    assert server_limit >= limit, "the case is possible"
+    await old.publish("a", b"1", b"x" * (limit - 10), b"2")
+    counts = await once_in(old, log, "t")
+    assert (counts["copied"], counts["left_out"]) == (2, 1)
+    assert await bodies(log, "t") == [b"1", b"2"]
+    pages, _ = await (await open_book(log)).read()
+    (page,) = pages.left_out.values()
+    assert page.what == "2"
+    assert f"{old.name}.a" in page.why
+
+
+async def test_what_was_gone_before_it_could_be_mirrored_is_counted_and_named(old: OldSide, log: Log) -> None:
+    await old.publish("a", b"1")
+    await once_in(old, log, "t")
+    await old.publish("a", b"2", b"3", b"4")
+    await old.js.purge_stream(old.name, seq=4)
+    counts = await once_in(old, log, "t")
+    assert (counts["copied"], counts["missed"]) == (1, 2)
+    pages, _ = await (await open_book(log)).read()
+    assert [page.what for page in pages.left_out.values()] == ["2-3"]
+
+
+async def test_messages_deleted_within_the_stream_are_no_loss(old: OldSide, log: Log) -> None:
+    await old.publish("a", b"1", b"2", b"3")
+    await old.js.delete_msg(old.name, 2)
+    assert (await once_in(old, log, "t"))["missed"] == 0
+    assert await bodies(log, "t") == [b"1", b"3"]
+
+
+async def test_a_stream_made_anew_ends_the_mirror_and_the_next_one_takes_it_from_the_beginning(
+    old: OldSide, log: Log
+) -> None:
+    told = Told()
+    await old.publish("a", b"1", b"2")
+    config = (await old.js.stream_info(old.name)).config
+    async with running(lambda server: mirror_stream(server, log, old.name, "t", told), old.access) as mirror:
+        await told.until(lambda now: now.counts.copied == 2)
+        await old.js.delete_stream(old.name)
+        await old.js.add_stream(config)
+        with pytest.raises((SourceChanged, SourceNotFound), match=r"anew|not found"):
+            await asyncio.wait_for(mirror, 20)
+    await old.publish("a", b"3")
+    await once_in(old, log, "t")
+    assert await bodies(log, "t") == [b"1", b"2", b"3"]
+
+
+async def test_only_what_matches_is_mirrored_and_another_choice_for_the_topic_is_refused(
+    old: OldSide, log: Log
+) -> None:
+    await old.publish("eu", b"1")
+    await old.publish("us", b"2")
+    await old.publish("eu", b"3")
+    await once_in(old, log, "t", choice=Choice(f"{old.name}.eu"))
+    assert await bodies(log, "t") == [b"1", b"3"]
+    with pytest.raises(ConfigurationError, match="for ever"):
+        await once_in(old, log, "t", choice=Choice(f"{old.name}.us"))
+    assert await bodies(log, "t") == [b"1", b"3"]
+
+
+async def test_subjects_stay_together_and_in_order_over_partitions(old: OldSide, log: Log) -> None:
+    for number in range(40):
+        await old.publish(f"s{number % 4}", b"%d" % number)
+    choice = Choice(partition_by="subject")
+    await once_in(old, log, "t", partitions=3, choice=choice)
+    await log.delete_topic(TOPIC)
+    assert (await once_in(old, log, "t", choice=choice))["copied"] == 0
+    found: dict[bytes | None, list[int]] = {}
+    homes: dict[bytes | None, set[int]] = {}
+
+    def note(stored: StoredRecord) -> None:
+        found.setdefault(stored.record.key, []).append(int(bytes(stored.record.parts[0])))
+        homes.setdefault(stored.record.key, set()).add(stored.partition)
+
+    for partition in range(3):
+        for stored in await records(log, "t", partition):
+            note(stored)
+    assert sorted(found.values()) == [list(range(n, 40, 4)) for n in range(4)]
+    assert all(len(home) == 1 for home in homes.values())
+
+
+async def test_a_stream_that_is_not_there_is_an_error_and_makes_no_topic(old: OldSide, log: Log) -> None:
+    await old.js.delete_stream(old.name)
+    with pytest.raises(SourceNotFound):
+        await once_in(old, log, "t")
+    assert [topic.name for topic in await log.topics()] == []
