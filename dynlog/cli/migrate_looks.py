@@ -71,7 +71,8 @@ def say_status(items: Sequence[ItemStatus], name: str, *, as_json: bool) -> None
     rows = [
         (
             item.item, item.target, str(item.stage), item.moved, human_bytes(item.bytes), item.source_seq,
-            item.last_seq, len(item.refused), human_time(item.began_ms), human_time(item.ended_ms) if item.ended_ms else "-",
+            item.last_seq, len(item.refused), human_time(item.began_ms),
+            human_time(item.ended_ms) if item.ended_ms else "-",
         )
         for item in items
     ]  # fmt: skip

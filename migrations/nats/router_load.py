@@ -78,7 +78,8 @@ class RouterLoad:
         if at is None or (info is not None and info.first_seq > at + 1):
             at = await self._load(source, info)
         else:
-            self.already += self._lines[SNAPSHOT].size
+            events = self._lines[SNAPSHOT].detail.get("events")
+            self.already += events if isinstance(events, int) else 0
         for _ in range(ROUNDS):
             if info is None or info.last_seq <= at:
                 return
@@ -123,13 +124,13 @@ class RouterLoad:
         written: dict[str, JsonValue] = {}
         if loaded is not None:
             written = await self._write_snapshot()
-        detail: dict[str, JsonValue] = {ATTEMPT: attempt, **written}
+        detail: dict[str, JsonValue] = {ATTEMPT: attempt, "events": len(events), **written}
         if loaded is not None:
             detail |= {"nuid": loaded.object.nuid, "profiles": list(loaded.profiles)}
         await self.run.moved(
             Moved(
-                item=self.item.id, name=SNAPSHOT, source_seq=begins, target=self.item.target, size=len(events),
-                checksum=loaded.object.digest if loaded is not None else "", detail=detail,
+                item=self.item.id, name=SNAPSHOT, source_seq=begins, target=self.item.target,
+                size=len(loaded.body) if loaded is not None else 0, checksum=loaded.object.digest if loaded is not None else "", detail=detail,
             )
         )  # fmt: skip
         self._tell()
