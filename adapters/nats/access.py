@@ -72,8 +72,8 @@ class NoMessage(SourceNotFound):
 class NatsServer:
     """A connection that only reads."""
 
-    def __init__(self, client: Exchange, shown: str, patience_s: float) -> None:
-        self.client, self.shown, self.patience_s = client, shown, patience_s
+    def __init__(self, client: Exchange, shown: str, patience_s: float, answer_s: float) -> None:
+        self.client, self.shown, self.patience_s, self.answer_s = client, shown, patience_s, answer_s
         version = client.connected_server_version
         self.version: tuple[int, int, int] = (version.major, version.minor, version.patch)
         self.max_payload: int = client.max_payload
@@ -93,7 +93,7 @@ class NatsServer:
         while not deadline.passed:
             await self.connected(deadline)
             try:
-                headers, data = await self._ask(f"$JS.API.{subject}", payload, min(deadline.remaining, ANSWER_S))
+                headers, data = await self._ask(f"$JS.API.{subject}", payload, min(deadline.remaining, self.answer_s))
                 if not nobody_there(headers):
                     return self._read(subject, data)
                 said_nobody = said_nobody or Deadline(_STARTING_S)
@@ -158,12 +158,13 @@ def api_error(error: Mapping[str, Any], where: str) -> SourceError:
 
 @asynccontextmanager
 async def open_nats(
-    access: NatsAccess, *, timeout: float = 10.0, patience: float = PATIENCE_S
+    access: NatsAccess, *, timeout: float = 10.0, patience: float = PATIENCE_S, answer: float = ANSWER_S
 ) -> AsyncIterator[NatsServer]:
     """A connection that comes back by itself for as long as the context is open.
 
-    ``patience`` is how many seconds a server that went away is waited for while something is read.  Raises
-    ConfigurationError, MissingDependency, SourceRefused (login, certificate), SourceUnavailable.
+    ``patience`` is how many seconds a server that went away is waited for while something is read, ``answer`` after how
+    many a question is asked again.  Raises ConfigurationError, MissingDependency, SourceRefused (login, certificate),
+    SourceUnavailable.
     """
     url, settings = _parsed(access.url), _settings(access)
     shown, hosts = access.shown, _hosts(url)
@@ -184,16 +185,16 @@ async def open_nats(
         async with asyncio.timeout(timeout):
             await client.connect(
                 [f"nats://{host}" for host in hosts], error_cb=failed, name="dynlog",
-                max_reconnect_attempts=-1, connect_timeout=max(1, round(timeout)), ping_interval=5,
+                max_reconnect_attempts=-1, connect_timeout=max(1, round(timeout)), ping_interval=3,
                 max_outstanding_pings=2, **callbacks, **settings,
             )  # fmt: skip
             await client.open_inbox()
             opening = False
     except BaseException as error:
-        await _hung_up(client)
+        await _hung_up(client, 0.5)  # after a TLS handshake that failed nats-py waits for an end that never comes
         raise _opening_error(error, shown, timeout, failures) from None
     try:
-        yield NatsServer(client, shown, patience)
+        yield NatsServer(client, shown, patience, answer)
     finally:
         await _hung_up(client)
 
@@ -260,6 +261,6 @@ def _opening_error(error: BaseException, shown: str, timeout: float, failures: l
     return error
 
 
-async def _hung_up(client: Exchange) -> None:
+async def _hung_up(client: Exchange, timeout: float = 5.0) -> None:
     with suppress(nats.errors.Error, OSError, TimeoutError):
-        await asyncio.wait_for(client.close(), 5)
+        await asyncio.wait_for(client.close(), timeout)

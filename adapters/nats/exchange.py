@@ -108,20 +108,19 @@ class Exchange(Client):
         self.last_trouble = error
         if (forbidden := _FORBIDDEN.search(str(error))) is None:
             return
-        what, where = forbidden[1].lower(), forbidden[2]
-        refusal = SourceRefused(
-            f"NATS at {self._shown} does not let this user {'ask' if what == 'publish' else 'listen at'} {where!r}: "
-            "it needs that permission"
-        )
-        own = what == "subscription" and where.lower().encode() == self._inbox.lower() + b"*"
-        self._fail(refusal, None if own else where.lower())
-
-    def _fail(self, error: SourceError, subject: str | None = None) -> None:
-        for reply, question in list(self._questions.items()):
+        what, where = forbidden[1].lower(), forbidden[2].lower()
+        listening = what == "subscription" and where.encode() == self._inbox.lower() + b"*"
+        for question in list(self._questions.values()):
             # nats-py tells errors in lower case.
-            if subject is None or question.subject.lower() == subject:
-                self._questions.pop(reply, None)
-                question.failed(error)
+            if listening or (what == "publish" and question.subject.lower() == where):
+                verb, place = ("listen at", where) if listening else ("ask", question.subject)
+                question.failed(
+                    SourceRefused(f"NATS at {self._shown} does not let this user {verb} {place!r}: it needs permission")
+                )
+
+    def _fail(self, error: SourceError) -> None:
+        for question in list(self._questions.values()):
+            question.failed(error)
 
 
 def told(error: BaseException | None) -> str:

@@ -11,7 +11,7 @@ import json
 from collections import deque
 from typing import NamedTuple, Protocol
 
-from dynlog.adapters.nats.access import ANSWER_S, NatsServer, NoMessage, api_error
+from dynlog.adapters.nats.access import NatsServer, NoMessage, api_error
 from dynlog.adapters.nats.exchange import Answer, nobody_there
 from dynlog.adapters.nats.messages import StreamMessage, direct_message, stored_message
 from dynlog.errors import SourceError, SourceUnavailable
@@ -127,7 +127,7 @@ class Batches:
         """Waits for as long as messages come."""
         while True:
             count = len(batch.messages)
-            if batch.done.done() or (await asyncio.wait([batch.done], timeout=ANSWER_S))[0]:
+            if batch.done.done() or (await asyncio.wait([batch.done], timeout=self._server.answer_s))[0]:
                 return batch.done.result()
             if len(batch.messages) == count:
                 raise SourceUnavailable(f"NATS at {self._server.shown} does not answer {batch.subject}")
@@ -193,7 +193,7 @@ class Window:
         asked = self._asked[0]
         try:
             if not asked.answer.come.done():
-                await asyncio.wait([asked.answer.come], timeout=ANSWER_S)
+                await asyncio.wait([asked.answer.come], timeout=self._server.answer_s)
             if not asked.answer.come.done():
                 raise SourceUnavailable(f"NATS at {self._server.shown} does not answer {asked.answer.subject}")
             headers, data = asked.answer.come.result()

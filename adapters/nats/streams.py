@@ -129,7 +129,8 @@ async def read_stream(
                 fetcher = _window(server, info, subject)
                 continue
             except SourceNotFound:
-                raise SourceChanged(f"stream {info.name!r} was deleted while it was read") from None
+                await _check_same(server, info)
+                raise
             except SourceUnavailable:
                 patience = patience or Deadline(server.patience_s)
                 if patience.passed or server.client.ended is not None:
@@ -137,11 +138,11 @@ async def read_stream(
                 await asyncio.sleep(min(next(pauses), patience.remaining))
                 continue
             patience, pauses = None, iter(_AGAIN)
+            at = last + 1 if ended else following
             for message in messages:
                 if message.sequence > last:
-                    return
+                    break
                 yield message if message.malformed is None else await _exact(server, info, message)
-            at = last + 1 if ended else following
         await _check_same(server, info)
     finally:
         fetcher.close()
@@ -159,7 +160,10 @@ def _window(server: NatsServer, info: StreamInfo, subject: str | None) -> Window
 
 
 async def _check_same(server: NatsServer, info: StreamInfo) -> None:
-    now = await stream_info(server, info.name)
+    try:
+        now = await stream_info(server, info.name)
+    except SourceNotFound:
+        raise SourceChanged(f"stream {info.name!r} was deleted while it was read") from None
     if now.created != info.created:
         raise SourceChanged(f"stream {info.name!r} was deleted and made anew while it was read ({now.created})")
 

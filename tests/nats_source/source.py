@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -15,6 +16,7 @@ from nats.js import JetStreamContext
 from nats.js.api import StorageType, StreamConfig
 
 from dynlog.adapters.nats.streams import StreamMessage
+from dynlog.testing.nats import NatsServer
 
 T = TypeVar("T")
 
@@ -22,6 +24,22 @@ T = TypeVar("T")
 def name_of(what: str) -> str:
     """A name that no other test has."""
     return f"{what}-{uuid4().hex[:12]}"
+
+
+class Configured(NatsServer):
+    """A server with a few lines of configuration, and without JetStream if it says so."""
+
+    lines = ""
+    jetstream = True
+
+    def command(self) -> Sequence[str | Path]:
+        program, *options = super().command()
+        if not self.jetstream:
+            options = options[: options.index("--jetstream")]
+        return [program, *options, "--config", self.folder / "lines.conf"]
+
+    async def prepare(self) -> None:
+        (self.folder / "lines.conf").write_text(self.lines, encoding="utf-8")
 
 
 class Writer:
