@@ -32,18 +32,28 @@ async def keep_mirroring(
     pauses = iter(_PAUSES)
     said = ""
 
+    why: Exception | None = None
+    limit = asyncio.timeout(None)
+
     def heard(now: Standing) -> None:
         nonlocal deadline, pauses, said
         if said:
             now.outage = ""
         deadline, pauses, said = None, iter(_PAUSES), ""
+        limit.reschedule(None)
         told(now)
 
     while True:
         try:
-            await session(heard)
+            async with asyncio.timeout(None if deadline is None else deadline.remaining) as limit:
+                await session(heard)
             return
+        except TimeoutError:
+            if why is None or not limit.expired():
+                raise
+            raise why from None
         except PASSING as error:
+            why = error
             deadline = deadline or Deadline(patience_s)
             if deadline.passed:
                 raise
