@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
 from nats.aio.client import Client
 from nats.js import JetStreamContext
-from nats.js.api import StreamConfig
+from nats.js.api import StorageType, StreamConfig
 
 from dynlog.adapters.nats.access import NatsAccess, NatsServer, open_nats
+from dynlog.errors import TopicNotFound
 from dynlog.log import Log
 from dynlog.migrations.nats.contract import Choices, Difference, Item, Limits, Mover, Outcome, Run
 from dynlog.migrations.nats.journal import Journal
@@ -34,7 +36,8 @@ class Source:
     place: tuple[str, int]
 
     async def stream(self, name: str, *subjects: str, **config: Any) -> None:
-        """A stream."""
+        """A stream, in memory: a file store may still be removing the one of that name that a test before had."""
+        config.setdefault("storage", StorageType.MEMORY)
         await self.js.add_stream(StreamConfig(name=name, subjects=list(subjects), **config))
 
     async def fill(self, subject: str, count: int, *, start: int = 1) -> None:
@@ -144,3 +147,34 @@ def _make_run(
     progress = more.get("progress", lambda item, names, size: None)
     limits = Limits(bytes_per_s=more.get("bytes_per_s"))
     return Run(MIGRATION, server, log, objects, journal, limits, choices, progress)
+
+
+async def stopped_anywhere(moving: Migration, item: Item, dice: random.Random) -> set[int]:
+    """Applies that are cancelled at random places, behind an append as well as anywhere; where the target ended."""
+    topic = item.target if item.kind == "streams" else f"dynlog.kv.{item.target}"
+    ends = set()
+    for turn in range(8):
+        await (_stopped_soon(moving, item, dice) if turn % 2 else _stopped_behind(moving, item, dice))
+        with suppress(TopicNotFound):
+            ends.add((await moving.log.partitions(topic))[0].end)
+    return ends
+
+
+async def _stopped_behind(moving: Migration, item: Item, dice: random.Random) -> None:
+    appends = iter(range(dice.randrange(1, 4)))
+    next(appends)
+
+    def told(*_: object) -> None:
+        if next(appends, None) is None:
+            applying.cancel()
+
+    applying = asyncio.create_task(moving.apply(item, progress=told))
+    await asyncio.gather(applying, return_exceptions=True)
+
+
+async def _stopped_soon(moving: Migration, item: Item, dice: random.Random) -> None:
+    applying = asyncio.create_task(moving.apply(item))
+    for _ in range(dice.randrange(300)):
+        await asyncio.sleep(0)
+    applying.cancel()
+    await asyncio.gather(applying, return_exceptions=True)
