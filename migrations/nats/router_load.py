@@ -127,10 +127,11 @@ class RouterLoad:
         detail: dict[str, JsonValue] = {ATTEMPT: attempt, "events": len(events), **written}
         if loaded is not None:
             detail |= {"nuid": loaded.object.nuid, "profiles": list(loaded.profiles)}
+        body, digest = (loaded.body, loaded.object.digest) if loaded is not None else (b"", "")
         await self.run.moved(
             Moved(
-                item=self.item.id, name=SNAPSHOT, source_seq=begins, target=self.item.target,
-                size=len(loaded.body) if loaded is not None else 0, checksum=loaded.object.digest if loaded is not None else "", detail=detail,
+                item=self.item.id, name=SNAPSHOT, source_seq=begins, target=self.item.target, size=len(body),
+                checksum=digest, detail=detail,
             )
         )  # fmt: skip
         self._tell()

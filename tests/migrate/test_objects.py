@@ -159,7 +159,7 @@ async def test_a_rollback_removes_what_was_put_and_leaves_what_others_put_or_cha
 async def test_a_sealed_and_a_compressed_bucket_are_read_like_any_other(migrating: Migrating, writer: Writer) -> None:
     source = await bucket(writer, "weights")
     await put(source, "a", b"sealed" * 1000)
-    await source.seal()
+    await source.seal()  # type: ignore[no-untyped-call]
     await writer.api(
         "STREAM.CREATE.OBJ_small",
         {

@@ -67,12 +67,7 @@ def dynamos_own_dump() -> list[dict[str, Any]]:
 
 async def read_sample(folder: Path) -> Sample:
     """Unpacks the store below ``folder``, serves it, and reads the snapshot and the stream's tail."""
-    store, fresh = folder / "sample", folder / "fresh"
-    fresh.mkdir()
-    with tarfile.open(_sample_file("jetstream-store.tar.gz")) as archive:
-        archive.extractall(store, filter="data")
-    await _keep_for_ever(store, fresh)
-    async with _jetstream(store) as js:
+    async with _jetstream(await unpack_sample(folder)) as js:
         bucket = await js.object_store(BUCKET)
         snapshot = (await bucket.get("radix-state")).data
         assert snapshot is not None
@@ -83,6 +78,16 @@ async def read_sample(folder: Path) -> Sample:
             assert message.data is not None
             tail.append((sequence, message.data))
     return Sample(snapshot, tail)
+
+
+async def unpack_sample(folder: Path) -> Path:
+    """The store below ``folder``, for a server to serve: Dynamo's, but for the age limit."""
+    store, fresh = folder / "sample", folder / "fresh"
+    fresh.mkdir()
+    with tarfile.open(_sample_file("jetstream-store.tar.gz")) as archive:
+        archive.extractall(store, filter="data")
+    await _keep_for_ever(store, fresh)
+    return store
 
 
 def _sample_file(name: str) -> Path:

@@ -1,0 +1,137 @@
+"""``dynlog migrate nats`` on what Dynamo 0.7.1 left on a real server: the rebuilt router is Dynamo's own on any log."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from dynlog.testing.nats import NatsServer
+from tests.cli.process import Outcome, dynlog
+from tests.migrate.migrating import bucket, holding, put
+from tests.migrations.dynamo_sample import BUCKET, STREAM, dynamos_own_dump, held_blocks, unpack_sample
+from tests.nats_source.source import Writer, everything, writing
+
+ON = pytest.mark.parametrize(
+    ("dynlog_engine", "dynlog_store"), [("sqlite", "file"), ("redis", "s3"), ("kafka", "s3")], indirect=True
+)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def sample(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[NatsServer]:
+    """The sample, served."""
+    folder = tmp_path_factory.mktemp("sample")
+    async with NatsServer(folder / "server", store=await unpack_sample(folder)) as server:
+        yield server
+
+
+async def nats(command: str, *arguments: str) -> Outcome:
+    """One command of the group."""
+    return await dynlog("migrate", "nats", command, *arguments)
+
+
+async def told(command: str, *arguments: str) -> Any:
+    """What it says to a machine, of a command that does all that it was asked for."""
+    outcome = await nats(command, *arguments, "--json")
+    assert outcome.status == 0, outcome.err
+    return json.loads(outcome.out)
+
+
+@ON
+async def test_the_router_that_is_rebuilt_after_an_apply_dumps_what_dynamos_own_router_dumped(
+    sample: NatsServer, dynlog_log_url: str, dynlog_objects_url: str
+) -> None:
+    target = ("--log", dynlog_log_url, "--objects", dynlog_objects_url)
+    ends = ("--nats", sample.url, *target)
+    async with writing(sample.url) as writer:
+        before = await everything(writer)
+        plan = await told("plan", *ends)
+        assert {(item["kind"], item["source"], item["count"]) for item in plan["items"]} == {
+            ("objects", BUCKET, 1), ("router", STREAM, 7907 + 202),
+        }  # fmt: skip
+        assert "Dynamo 0.7 to 0.9" in plan["release"]
+        outcomes = await told("apply", *ends)
+        assert {outcome["item"]: outcome["moved"] for outcome in outcomes} == {
+            f"objects:{BUCKET}": 1, f"router:{STREAM}": 7907 + 202,
+        }  # fmt: skip
+        assert all(outcome["moved"] == 0 for outcome in await told("apply", *ends))
+        assert all(not verified["differences"] for verified in await told("verify", *ends))
+        assert [item["stage"] for item in await told("status", "--log", dynlog_log_url)] == ["done", "done"]
+        for how in (target, target[:2]):  # from dynlog's snapshot on, and from the log alone
+            dump = await dynlog("router", "dump", "--topic", STREAM, *how)
+            assert held_blocks(json.loads(dump.out)) == held_blocks(dynamos_own_dump())
+        await told("rollback", *target)
+        listed = await dynlog("log", "topics", "--json", "--log", dynlog_log_url)
+        assert STREAM not in listed.out
+        assert await everything(writer) == before
+
+
+async def test_a_plan_makes_nothing_not_even_an_empty_log(sample: NatsServer, tmp_path: Path) -> None:
+    ends = ("--log", f"sqlite://{tmp_path}/log.db", "--objects", f"file://{tmp_path}/objects")
+    outcome = await nats("plan", "--nats", sample.url, *ends)
+    assert outcome.status == 0
+    assert STREAM in outcome.out
+    assert os.listdir(tmp_path) == []
+
+
+async def test_where_nothing_is_in_jetstream_the_plan_names_the_release_and_the_command_for_it(
+    writer: Writer, nats_server: Any, tmp_path: Path
+) -> None:
+    ends = ("--log", f"sqlite://{tmp_path}/log.db", "--objects", f"file://{tmp_path}/objects")
+    outcome = await nats("plan", "--nats", nats_server.url, *ends)
+    assert outcome.status == 0
+    assert "Dynamo 1.x" in outcome.out
+    assert f"dynlog router ingest --format dynamo-nats {nats_server.url} --log sqlite://{tmp_path}" in outcome.err
+
+
+async def test_exit_statuses_say_whether_all_some_or_nothing_was_moved(
+    writer: Writer, nats_server: Any, tmp_path: Path
+) -> None:
+    ends = (
+        "--nats", nats_server.url, "--log", f"sqlite://{tmp_path}/log.db", "--objects", f"file://{tmp_path}/objects",
+    )  # fmt: skip
+    source = await bucket(writer, "weights")
+    await put(source, "torn", bytes(10_000))
+    await writer.js.delete_msg("OBJ_weights", 2)
+    nothing = await nats("apply", *ends)
+    assert nothing.status == 1
+    await put(source, "whole", b"whole")
+    some = await nats("apply", *ends)
+    assert some.status == 3
+    assert "objects:weights: torn: " in some.err
+    assert some.err.splitlines()[-1].startswith("dynlog: error: 1 name not moved, first 'torn'")
+    assert (await nats("verify", *ends)).status == 1
+    await source.delete("torn")
+    assert (await nats("apply", *ends)).status == 0
+    assert (await nats("verify", *ends)).status == 0
+    assert (await nats("apply", *ends, "--only", "nobody")).status == 2
+    assert (await nats("apply", *ends, "--name", "a/b")).status == 2
+    away = await nats("apply", "--nats", "nats://127.0.0.1:1", *ends[2:])
+    assert (away.status, away.err.count("\n")) == (1, 1)
+
+
+async def test_a_second_command_is_refused_while_one_is_at_it(
+    writer: Writer, nats_server: Any, tmp_path: Path
+) -> None:  # fmt: skip
+    import dynlog as library
+
+    await put(await bucket(writer, "weights"), "a", b"a")
+    ends = ("--log", f"sqlite://{tmp_path}/log.db", "--objects", f"file://{tmp_path}/objects")
+    async with library.open_log(ends[1]) as log, holding(log, "nats"):
+        refused = await nats("apply", "--nats", nats_server.url, *ends)
+    assert refused.status == 1
+    assert "is at this migration" in refused.complaint
+    assert (await nats("apply", "--nats", nats_server.url, *ends)).status == 0
+
+
+async def test_a_rollback_asks_first(tmp_path: Path) -> None:
+    ends = ("--log", f"sqlite://{tmp_path}/log.db", "--objects", f"file://{tmp_path}/objects")
+    assert (await dynlog("log", "create", "--log", ends[1], "t")).status == 0
+    refused = await dynlog("migrate", "nats", "rollback", *ends, stdin="n\n")
+    assert refused.status != 0
+    assert (await dynlog("migrate", "nats", "rollback", *ends, stdin="y\n")).status == 0
