@@ -90,10 +90,23 @@ class Publisher:
         """Returns once everything that was sent is acknowledged, or its future says why not."""
         while self._window:
             await self._oldest()
+        if not self._acknowledged:
+            await self._passed()
+
+    async def _passed(self) -> None:
+        """Returns once the server has all that was sent: nobody else acknowledges it."""
+        flushing = asyncio.ensure_future(self._client.flush(timeout=int(ACK_S)))
         try:
-            await self._client.flush(timeout=int(ACK_S))
+            # A flush does not hear of the connection's end.
+            await asyncio.wait((flushing, self._alive.come), return_when=asyncio.FIRST_COMPLETED)
+            if not flushing.done():
+                raise self._broken(self._alive.come.exception())
+            await flushing
         except (nats.errors.Error, OSError) as error:
             raise self._broken(error) from None
+        finally:
+            flushing.cancel()
+            await asyncio.gather(flushing, return_exceptions=True)
         check_permission(self._server)
 
     async def _oldest(self) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dynlog.adapters.nats.access import NatsAccess
-from dynlog.errors import SourceUnavailable
+from dynlog.errors import LogUnavailable, SourceUnavailable
 from dynlog.log import Log
+from dynlog.migrations.mirror.counts import Standing
+from dynlog.migrations.mirror.keeping import keep_mirroring
 from dynlog.migrations.mirror.running import mirror_out, mirror_stream
 from dynlog.testing.nats import NatsServer
 from tests.faults.proxy import Network, Proxy
@@ -69,15 +73,54 @@ async def test_a_connection_cut_at_random_bytes_keeps_the_order_outwards(
     assert [int(body.partition(b".")[0]) for body in await old.bodies()] == list(range(MANY))
 
 
-async def test_nats_that_stays_away_for_longer_than_the_patience_ends_the_mirror(tmp_path: Path, log: Log) -> None:
+async def test_a_subject_without_a_stream_survives_cut_connections_at_least_once(old: OldSide, log: Log) -> None:
+    await log.create_topic("t")
+    told, subject = Told(), f"core-{old.name}"
+    heard: list[bytes] = []
+
+    async def hear(message: Any) -> None:
+        heard.append(message.data)
+
+    await old.client.subscribe(subject, cb=hear)
+    await old.client.flush()
+    async with Proxy(int(old.url.rpartition(":")[2])) as proxy:
+        access = NatsAccess(f"nats://127.0.0.1:{proxy.port}")
+        async with running(lambda nats: mirror_out(nats, access, log, "t", [subject], told), access):
+            for number in range(60):
+                await append(log, "t", b"%d" % number)
+                if number % 20 == 10:
+                    proxy.set(Network.CUT)
+                    proxy.mend()
+            await told.until(lambda now: now.position == {0: 60} and not now.outage)
+    await old.client.flush()
+    assert sorted(set(map(int, heard))) == list(range(60))
+
+
+async def test_an_outage_longer_than_the_patience_ends_the_mirror_with_its_reason() -> None:
+    async def away(heard: object) -> None:
+        raise SourceUnavailable("away")
+
     told = Told()
-    async with NatsServer(tmp_path / "nats") as server, old_side(server.url, "gone") as old:
-        async with running(
-            lambda nats: mirror_stream(nats, log, old.name, "t", told, patience_s=0.5), old.access
-        ) as mirror:
-            await old.publish("a", b"1")
-            await told.until(lambda now: now.counts.copied == 1)
-            await server.kill()
-            with pytest.raises(SourceUnavailable):
-                await asyncio.wait_for(mirror, 30)
-        await server.start()
+    with pytest.raises(SourceUnavailable, match="away"):
+        await keep_mirroring(away, Standing("in", "s", "t"), told, patience_s=0.2)
+    assert told.last is not None
+    assert told.last.outage == "away"
+
+
+async def test_a_session_that_hangs_after_an_outage_is_ended_by_the_patience_and_one_that_goes_on_is_not() -> None:
+    standing, lives, went_on = Standing("in", "s", "t"), 0, asyncio.Event()
+
+    async def session(heard: Callable[[Standing], None]) -> None:
+        nonlocal lives
+        lives += 1
+        if lives == 2:
+            heard(standing)
+            await asyncio.sleep(0.3)
+            went_on.set()
+        if lives == 3:
+            await asyncio.Event().wait()
+        raise LogUnavailable(f"away {lives}")
+
+    with pytest.raises(LogUnavailable, match="away 2"):
+        await keep_mirroring(session, standing, Told(), patience_s=0.2)
+    assert (lives, went_on.is_set()) == (3, True)

@@ -1,0 +1,79 @@
+"""``dynlog mirror nats`` as an operator uses it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+
+import pytest
+
+from dynlog.log import Log
+from tests.cli.process import Dynlog, dynlog
+from tests.mirror.sides import OldSide, append, bodies
+
+
+async def test_a_mirror_follows_says_where_it_is_and_ends_in_order(old: OldSide, log: Log, log_url: str) -> None:
+    common = ("--nats", old.url, "--log", log_url, "--topic", "t", "--stream", old.name)
+    await old.publish("a", b"1", b"2")
+    async with Dynlog.start("mirror", "nats", "--direction", "in", *common, "--json", "--every", "50ms") as command:
+        line: dict[str, object] = {}
+        async with asyncio.timeout(30):
+            while line.get("copied") != 2:
+                line = json.loads(await command.line())
+        assert (line["direction"], line["source"], line["target"]) == ("in", old.name, "t")
+        command.signal(signal.SIGTERM)
+        outcome = await command.ended()
+    assert (outcome.status, outcome.err) == (0, "")
+    assert await bodies(log, "t") == [b"1", b"2"]
+    status = await dynlog("mirror", "nats", "status", "--log", log_url, "--json")
+    (mirror,) = json.loads(status.out)
+    assert list(mirror["sequences"].values()) == [2]
+    assert not mirror["cut_over"]
+
+
+async def test_what_could_not_be_mirrored_makes_it_partial(old: OldSide, log: Log, log_url: str) -> None:
+    await log.create_topic("t")
+    await append(log, "t", b"no key")
+    outcome = await dynlog(
+        "mirror", "nats", "--direction", "out", "--nats", old.url, "--log", log_url, "--topic", "t",
+        "--subject", f"{old.name}.*", "--once",
+    )  # fmt: skip
+    assert outcome.status == 3
+    assert "no key that could say" in outcome.err
+    assert "dynlog log read dynlog.mirror" in outcome.err
+
+
+async def test_a_cut_over_ends_the_mirror_that_runs(old: OldSide, log: Log, log_url: str) -> None:
+    common = ("--nats", old.url, "--log", log_url, "--topic", "t", "--stream", old.name)
+    await old.publish("a", b"1")
+    async with Dynlog.start("mirror", "nats", "--direction", "in", *common, "--every", "50ms") as command:
+        await command.line()
+        done = await dynlog("mirror", "nats", "cutover", *common, "--watch", "300ms", "--json")
+        assert (done.status, json.loads(done.out)["sequence"]) == (0, 1)
+        outcome = await command.ended()
+    assert outcome.status == 0
+    assert "cut over at sequence 1" in outcome.err
+    again = await dynlog("mirror", "nats", "--direction", "in", *common)
+    assert again.status == 2
+    assert "--reopen" in again.complaint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "needs --direction"),
+        (("--direction", "out"), "--subject"),
+        (("--direction", "in"), "--stream"),
+        (("--direction", "out", "--subject", "a", "--stream", "s"), "--direction in"),
+        (("--direction", "in", "--subject", "a", "--once"), "--stream"),
+    ],
+)
+def test_options_that_cannot_mean_anything_are_usage_errors(
+    arguments: tuple[str, ...], said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from dynlog.cli.app import main
+
+    common = ("--nats", "nats://127.0.0.1:1", "--log", "memory://", "--topic", "t") if arguments else ()
+    assert main(["mirror", "nats", *arguments, *common]) == 2
+    assert said in capfd.readouterr().err
