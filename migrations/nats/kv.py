@@ -38,6 +38,7 @@ from dynlog.migrations.nats.kv_entries import (
     producers_of,
     settings_for,
 )
+from dynlog.migrations.nats.model_buckets import NO_REFERENCES, References
 from dynlog.migrations.nats.origin import SOURCE_LABEL
 from dynlog.migrations.nats.streams import SCAN_BYTES
 from dynlog.migrations.nats.survey import Survey
@@ -71,7 +72,7 @@ class KvMover:
     async def apply(self, item: Item, run: Run) -> Outcome:
         bucket = await _bucket(item, run)
         copy = KvCopy(
-            item, run, await _make_topic(item, bucket, run), _rules(bucket, run.log.capabilities.max_batch_bytes)
+            item, run, await _make_topic(item, bucket, run), _rules(bucket, run.log.capabilities.max_batch_bytes, item)
         )
         await copy.run()
         done = copy.done
@@ -85,7 +86,7 @@ class KvMover:
             topic = await run.log.topic(topic_of(item.target))
         except TopicNotFound:
             return [Difference(name=bucket.name, what=f"there is no bucket {item.target}: apply it")]
-        return await compare_bucket(run, _rules(bucket, run.log.capabilities.max_batch_bytes), topic)
+        return await compare_bucket(run, _rules(bucket, run.log.capabilities.max_batch_bytes, item), topic)
 
     async def rollback(self, item: Item, run: Run) -> Outcome:
         removed, size, refused = 0, 0, []
@@ -190,9 +191,10 @@ async def _unfit(survey: Survey, bucket: KvBucketInfo) -> list[Refusal]:
     return list(refused.all())
 
 
-def _rules(bucket: KvBucketInfo, max_batch_bytes: int) -> EntryRules:
+def _rules(bucket: KvBucketInfo, max_batch_bytes: int, item: Item | None = None) -> EntryRules:
     most = value_limit(settings_for(bucket, max_batch_bytes), max_batch_bytes)
-    return EntryRules(bucket, stream_place(bucket.info), most)
+    references = NO_REFERENCES if item is None else References.of(item)
+    return EntryRules(bucket, stream_place(bucket.info), most, references)
 
 
 def _in_the_way(bucket: KvBucketInfo, there: Topic | None, max_batch_bytes: int) -> Refusal | None:

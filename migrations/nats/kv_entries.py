@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from dynlog.adapters.nats.kv import KvBucketInfo, KvEntry, KvOp, read_entry
@@ -19,6 +19,7 @@ from dynlog.errors import MalformedRecord
 from dynlog.kv.records import Delete, Fact, Purge, Put, encode_key, to_record
 from dynlog.kv.settings import MAX_TTL_S, BucketSettings, value_limit
 from dynlog.migrations.mirror.inbound import SOURCE, producer_of
+from dynlog.migrations.nats.model_buckets import NO_REFERENCES, References
 from dynlog.record import Mark, Record
 
 MAX_HISTORY = 64
@@ -65,6 +66,8 @@ class EntryRules:
     bucket: KvBucketInfo
     place: str
     most_value: int
+    references: References = NO_REFERENCES
+    """Model cards are values, and the files that they refer to move as well."""
 
     @property
     def producers(self) -> tuple[str, str]:
@@ -73,7 +76,9 @@ class EntryRules:
 
     def entry(self, message: StreamMessage) -> KvEntry:
         """The revision."""
-        return read_entry(message, key_prefix(self.bucket))
+        entry = read_entry(message, key_prefix(self.bucket))
+        rewritten = None if entry.value is None else self.references.rewritten(entry.value)
+        return entry if rewritten is None else replace(entry, value=rewritten)
 
     def left_s(self, entry: KvEntry, message: StreamMessage, now_ns: int) -> float | None:
         """The seconds that its value has left by the server's clock, 0 if none; None if it stays."""

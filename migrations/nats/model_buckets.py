@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+from pydantic import JsonValue
 
 from dynlog.adapters.nats.access import NatsServer
 from dynlog.adapters.nats.objects import ObjectBucket, find_object
 from dynlog.errors import SourceNotFound
+from dynlog.migrations.nats.contract import Item
 from dynlog.migrations.nats.keys import MODELS, encode_name
 from dynlog.migrations.nats.survey import Survey
 
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 """A bucket that holds any of these is a model's."""
+WITH_CARDS = ("model", "kv")
+"""Kinds of items in which model cards are found."""
 MAX_CARD_BYTES = 1 << 20
 
 _REFERENCE = re.compile(rb'nats:(?://|\\/\\/)[^\s"\'/\\<>]+(?:/|\\/)([A-Za-z0-9_-]+)(?:/|\\/)([^\s"\'<>]+)')
@@ -32,9 +37,17 @@ class References:
     buckets: frozenset[str]
     place: str
 
+    @classmethod
+    def of(cls, item: Item) -> References:
+        """Those that the item's plan says; none if it says nothing."""
+        models, place = item.settings.get("models"), item.settings.get("place")
+        if not isinstance(models, list) or not isinstance(place, str):
+            return cls(frozenset(), "")
+        return cls(frozenset(str(name) for name in models), place)
+
     def rewritten(self, text: bytes) -> bytes | None:
         """The text with its references changed; None if it has none."""
-        if b"nats:" not in text or not self.buckets:
+        if not self.buckets or len(text) > MAX_CARD_BYTES or b"nats:" not in text:
             return None
         changed = _REFERENCE.sub(self._replaced, text)
         return None if changed == text else changed
@@ -48,6 +61,9 @@ class References:
         return json.dumps(f"{self.place}/{bucket}/{encode_name(file)}", ensure_ascii=False)[1:-1].encode(
             "utf-8", "surrogateescape"
         )
+
+
+NO_REFERENCES = References(frozenset(), "")
 
 
 def place_of(model_root: str | None, objects_url: str) -> str:
@@ -68,8 +84,11 @@ async def is_model_bucket(server: NatsServer, bucket: ObjectBucket) -> bool:
     return False
 
 
-async def references_of(survey: Survey, models: Collection[str] | None = None) -> References:
-    """The references that a migration of these models changes (by default of all that the source has)."""
-    if models is None:
-        models = [bucket.name for bucket in survey.object_buckets if await is_model_bucket(survey.server, bucket)]
-    return References(frozenset(models), place_of(survey.choices.model_root, survey.objects_url))
+def with_references(survey: Survey, items: Sequence[Item], models: Iterable[str]) -> list[Item]:
+    """The items; those that may hold cards say which references to change: to these models, wherever they are now."""
+    place = place_of(survey.choices.model_root, survey.objects_url)
+    settings: dict[str, JsonValue] = {"models": [*sorted(models)], "place": place}
+    return [
+        item.model_copy(update={"settings": {**item.settings, **settings}}) if item.kind in WITH_CARDS else item
+        for item in items
+    ]

@@ -7,11 +7,11 @@ References to files on NATS in the folder's small files (model cards) lead to th
 from __future__ import annotations
 
 from dynlog.adapters.nats.objects import NatsObject, list_objects
-from dynlog.errors import ConfigurationError, ObjectCorrupt, ObjectNotFound
+from dynlog.errors import ObjectCorrupt, ObjectNotFound
 from dynlog.folders import MANIFEST, FolderFile, FolderManifest
 from dynlog.migrations.nats.contract import MADE_BY, Difference, Item, Outcome, Refusal, Run
 from dynlog.migrations.nats.keys import MODELS
-from dynlog.migrations.nats.model_buckets import MAX_CARD_BYTES, References, is_model_bucket, references_of
+from dynlog.migrations.nats.model_buckets import MAX_CARD_BYTES, References, is_model_bucket, place_of
 from dynlog.migrations.nats.object_check import compare_bucket, remove_copies
 from dynlog.migrations.nats.object_copy import Change, copy_bucket
 from dynlog.migrations.nats.objects import bucket_item, bucket_of
@@ -25,14 +25,13 @@ class ModelMover:
     kind = "model"
 
     async def plan(self, survey: Survey) -> list[Item]:
-        buckets = [bucket for bucket in survey.object_buckets if await is_model_bucket(survey.server, bucket)]
-        references = await references_of(survey, [bucket.name for bucket in buckets])
+        place = place_of(survey.choices.model_root, survey.objects_url)
         items = []
-        for bucket in buckets:
-            item = bucket_item(self.kind, MODELS, bucket, await list_objects(survey.server, bucket))
-            settings = {"models": sorted(references.buckets), "place": references.place}
-            notes = (*item.notes, f"references to it will name {references.place}/{bucket.name}/...")
-            items.append(item.model_copy(update={"settings": settings, "notes": notes}))
+        for bucket in survey.object_buckets:
+            if await is_model_bucket(survey.server, bucket):
+                item = bucket_item(self.kind, MODELS, bucket, await list_objects(survey.server, bucket))
+                notes = (*item.notes, f"references to it will name {place}/{bucket.name}/...")
+                items.append(item.model_copy(update={"notes": notes}))
         return items
 
     async def apply(self, item: Item, run: Run) -> Outcome:
@@ -70,10 +69,7 @@ class ModelMover:
 
 
 def _change(item: Item) -> Change:
-    models, place = item.settings.get("models"), item.settings.get("place")
-    if not isinstance(models, list) or not isinstance(place, str):
-        raise ConfigurationError(f"the plan of {item.id} does not say where references lead: plan again")
-    references = References(frozenset(str(name) for name in models), place)
+    references = References.of(item)
 
     def change(object: NatsObject, body: bytes) -> bytes | None:
         return references.rewritten(body)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dynlog.migrations.nats.contract import Mover
+from dynlog.migrations.nats.kv import KvMover
 from dynlog.migrations.nats.models import ModelMover
 from dynlog.migrations.nats.objects import ObjectMover
 from dynlog.migrations.nats.snapshots import RouterMover
 from dynlog.migrations.nats.streams import StreamMover
 
-MOVERS: Sequence[Mover] = (ModelMover(), ObjectMover(), RouterMover(), StreamMover())
+MOVERS: Sequence[Mover] = (ModelMover(), ObjectMover(), KvMover(), RouterMover(), StreamMover())
 
 
 def mover_of(kind: str) -> Mover:

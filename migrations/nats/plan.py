@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from dynlog.errors import ConfigurationError
 from dynlog.migrations.nats.contract import Item, Mover, Refusal
+from dynlog.migrations.nats.model_buckets import with_references
 from dynlog.migrations.nats.movers import MOVERS
 from dynlog.migrations.nats.survey import Survey
 
@@ -53,12 +54,10 @@ async def make_plan(
             raise ConfigurationError(
                 f"nothing in the source is called {name!r}; the plan without it names what is there"
             )
-    chosen = [
-        item
-        for item in found
-        if (not only or any(is_named(item, name) for name in only))
-        and not any(is_named(item, name) for name in exclude)
-    ]
+    left = [item for item in found if not any(is_named(item, name) for name in exclude)]
+    # Also of models that are moved at another time: what refers to them is to lead to where they come to lie.
+    left = with_references(survey, left, [item.source for item in left if item.kind == "model"])
+    chosen = [item for item in left if not only or any(is_named(item, name) for name in only)]
     release, advice = recognise(survey, found)
     return Plan(
         migration=survey.migration, source=survey.server.shown, log=survey.log_url, objects=survey.objects_url,

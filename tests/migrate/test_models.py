@@ -10,6 +10,7 @@ import pytest
 
 from dynlog.errors import ObjectNotFound
 from dynlog.folders import MANIFEST, FolderManifest, get_folder
+from dynlog.kv import open_kv
 from dynlog.migrations.nats.contract import Choices
 from dynlog.migrations.nats.model_buckets import References
 from tests.migrate.migrating import CHUNK, Migrating, body, bucket, put, said
@@ -56,6 +57,20 @@ async def test_references_in_cards_lead_to_the_copies_and_only_in_the_copies(
     assert card == {**CARD, "config": place.replace("memory:///", f"{migrating.objects.url.rstrip('/')}/")}
     assert await everything(writer) == before
     assert files["sub/card.json"] == json.dumps(CARD).encode()
+
+
+async def test_a_card_in_a_key_value_bucket_leads_to_the_copies_too(migrating: Migrating, writer: Writer) -> None:
+    await model(writer)
+    cards = await writer.js.create_key_value(bucket="mdc")
+    await cards.put("llama", json.dumps(CARD).encode())
+    migrating = replace(migrating, choices=Choices(model_root="/models"))
+    await migrating.apply()
+    async with open_kv(migrating.log) as kv:
+        entry = await (await kv.bucket("mdc")).get("llama")
+    assert entry is not None
+    assert json.loads(entry.value) == {**CARD, "config": "/models/llama/config.json"}
+    assert await migrating.differences() == {}
+    assert [item.settings["models"] for item in (await migrating.plan(exclude=["llama"])).items] == [[]]
 
 
 async def test_a_folder_of_which_a_file_is_torn_does_not_exist(migrating: Migrating, writer: Writer) -> None:
