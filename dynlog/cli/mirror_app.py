@@ -116,7 +116,6 @@ def cutover(
     log: LogUrl,
     stream: Annotated[str, typer.Option(help="The stream of the old side.", show_default=False)],
     topic: Annotated[str, typer.Option(help="The topic that it is mirrored into.", show_default=False)],
-    subject: Annotated[str | None, typer.Option(help="As given to the mirror.")] = None,
     watch: Annotated[str, typer.Option(help="How long the stream has to be quiet, as in 10s.")] = "10s",
     creds: Creds = None,
     ca: Ca = None,
@@ -138,7 +137,7 @@ def cutover(
     from dynlog.cli.mirror_nats import cut_over_stream
 
     seconds = parse_duration(watch)
-    run(cut_over_stream((nats, creds, ca, cert, key), log, stream, topic, subject, seconds, as_json=as_json))
+    run(cut_over_stream((nats, creds, ca, cert, key), log, stream, topic, seconds, as_json=as_json))
 
 
 @nats_app.command()

@@ -20,7 +20,8 @@ from dynlog.errors import ConfigurationError
 from dynlog.migrations.mirror.book import TOPIC, Page, open_book
 from dynlog.migrations.mirror.counts import Standing
 from dynlog.migrations.mirror.cutover import cut_over
-from dynlog.migrations.mirror.inward import Choice, StreamMirror, mirror_in
+from dynlog.migrations.mirror.inward import Choice, StreamMirror, mirror_in, recorded_choice
+from dynlog.migrations.mirror.path import stream_place
 from dynlog.migrations.mirror.running import mirror_out, mirror_stream, mirror_subject
 from dynlog.open import open_log
 
@@ -161,7 +162,7 @@ def _position(standing: Standing) -> str:
 
 
 async def cut_over_stream(
-    given: Access, log_url: str, stream: str, topic: str, subject: str | None, watch_s: float, *, as_json: bool
+    given: Access, log_url: str, stream: str, topic: str, watch_s: float, *, as_json: bool
 ) -> None:
     """Cuts over and prints where."""
     async with open_existing(log_url) as log, open_nats(access_of(given), timeout=OPEN_S) as server:
@@ -170,7 +171,8 @@ async def cut_over_stream(
         pages, _ = await book.read()
         page = pages.cut_over.get(mirror_in(info, target))
         if page is None:
-            mirror = StreamMirror(server, log, book, info, target, Choice(subject))
+            choice = recorded_choice(target, stream_place(info)) or Choice()
+            mirror = StreamMirror(server, log, book, info, target, choice)
             await mirror.open(pages)
             page = await cut_over(server, book, mirror, watch_s, lambda standing: None)
     facts = {

@@ -14,6 +14,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import nats.errors
@@ -23,7 +24,7 @@ from dynlog.adapters.nats.exchange import told as told_of
 from dynlog.adapters.nats.streams import StreamMessage
 from dynlog.codec import MAX_RECORDS, check_record, encoded_bound
 from dynlog.delivery import DeliveryPolicy, deliver
-from dynlog.errors import MalformedRecord, SourceUnavailable
+from dynlog.errors import DynlogError, MalformedRecord, SourceUnavailable
 from dynlog.log import Log
 from dynlog.migrations.mirror.book import Book, Page
 from dynlog.migrations.mirror.counts import Standing
@@ -39,6 +40,7 @@ logger = logging.getLogger("dynlog.mirror")
 ROOM_BYTES = 32 << 20
 POLICY = DeliveryPolicy()
 TELL_S = 1.0
+LAST_S = 5.0
 
 
 class CoreMirror:
@@ -82,6 +84,16 @@ class CoreMirror:
         finally:
             if not self._server.client.is_closed:
                 await subscription.unsubscribe()
+            await self._store_rest()
+
+    async def _store_rest(self) -> None:
+        """What was taken is stored; what cannot be within `LAST_S` is missed."""
+        with suppress(DynlogError, TimeoutError):
+            async with asyncio.timeout(LAST_S):
+                while self._room:
+                    await self._append()
+        self.standing.counts.missed += len(self._room)
+        self._room.clear()
 
     async def _take(self, message: Any) -> None:
         """Never waits: nats-py drops what is not taken, and does not say how much."""
@@ -119,9 +131,14 @@ class CoreMirror:
             taken.setdefault(partition, []).append(record)
             size, count = size + bytes_, count + 1
         for partition, records in sorted(taken.items()):
-            await deliver(self._log, self._topic.name, partition, records, POLICY)
+            stored = False
+            try:
+                await deliver(self._log, self._topic.name, partition, records, POLICY)
+                stored = True
+            finally:
+                self.standing.counts.missed += 0 if stored else len(records)
+                self.standing.counts.copied += len(records) if stored else 0
         self._bytes -= size
-        self.standing.counts.copied += count
         self.standing.behind = len(self._room)
 
     async def _say_refused(self) -> None:

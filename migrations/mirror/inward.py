@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from dynlog.errors import ConfigurationError, MalformedRecord, SourceChanged, To
 from dynlog.log import Log
 from dynlog.migrations.mirror.book import Book, Page, Pages
 from dynlog.migrations.mirror.counts import Counts, Standing
-from dynlog.migrations.mirror.inbound import path_of, producer_of
+from dynlog.migrations.mirror.inbound import Source, path_of, producer_of
 from dynlog.migrations.mirror.path import has_been, stream_place, topic_place
 from dynlog.migrations.mirror.place import newest_in_topic
 from dynlog.migrations.nats.origin import SOURCE_LABEL, record_of
@@ -47,6 +48,19 @@ class Choice:
 
     subject: str | None = None
     partition_by: str | None = None
+
+
+def recorded_choice(topic: Topic, place: str) -> Choice | None:
+    """What the topic takes of that stream since it was first mirrored into it."""
+    said = topic.labels.get(_label(place))
+    if said is None:
+        return None
+    subject, by = json.loads(said)
+    return Choice(None if subject == ">" else subject, by)
+
+
+def _label(place: str) -> str:
+    return f"dynlog.mirror {place}"
 
 
 def mirror_in(stream: StreamInfo, topic: Topic) -> str:
@@ -102,30 +116,32 @@ class StreamMirror:
         self._spread = spread_of(await self._rule(), self._topic.partitions)
         page = pages.progress.get(self.id)
         floors = page.offsets if page is not None else {}
-        self._held = await newest_in_topic(self._log, self._topic, self.place, floors)
+        newest = await newest_in_topic(self._log, self._topic, self.place, floors)
+        self._held = {p: newest[p].sequence if p in newest else 0 for p in range(self._topic.partitions)}
         done = page.sequences.get(self.place, 0) if page is not None else 0
-        self.next = max(done, min(self._held.values(), default=0)) + 1
+        self.next = max(done, min(self._held.values())) + 1
+        await self._look()
+        if newest:
+            await self._same(max(newest.values(), key=lambda source: source.sequence))
         self.standing.position = self.next - 1
 
     async def _rule(self) -> str | None:
         """How messages are spread over partitions: as the topic says, for ever, or else as was chosen."""
-        by = self.choice.partition_by
-        if by is None and self._topic.partitions > 1:
-            by = "subject"
+        given, subject = self.choice.partition_by, self.choice.subject or ">"
+        by = given or ("subject" if self._topic.partitions > 1 else None)
         place, _, moved_by = self._topic.labels.get(SOURCE_LABEL, "").partition(" by ")
         if place == self.place:
-            if self.choice.partition_by not in (None, moved_by or None):
-                raise ConfigurationError(
-                    f"topic {self._topic.name!r} has the stream's messages by {moved_by or 'their order'!r}, for ever; "
-                    "leave out --partition-by"
-                )
             by = moved_by or None
-        wanted = f"{self.choice.subject or '>'} by {by or 'order'}"
-        said = await self._log.label_topic(self._topic.name, f"dynlog.mirror {self.place}", wanted)
-        if said != wanted:
+        before = recorded_choice(self._topic, self.place)
+        if before is not None:
+            by = before.partition_by
+        wanted = json.dumps([subject, by])
+        said = await self._log.label_topic(self._topic.name, _label(self.place), wanted)
+        if said != wanted or given not in (None, by):
+            there, how = json.loads(said)
             raise ConfigurationError(
-                f"topic {self._topic.name!r} takes {said!r} of stream {self.info.name!r}, for ever, and not "
-                f"{wanted!r}: mirror into another topic, or as before"
+                f"topic {self._topic.name!r} takes {there!r} of stream {self.info.name!r}, spread by "
+                f"{how or 'nothing'}, for ever: mirror into another topic, or as before"
             )
         return by
 
@@ -185,7 +201,24 @@ class StreamMirror:
                 f"stream {info.name!r} was deleted and made anew at {info.created}: it is another stream now; start "
                 "the mirror again and it begins with this one"
             )
+        if info.last_seq < max(self.next - 1, *self._held.values(), 0):
+            raise SourceChanged(self._gone_back(info.last_seq + 1))
         self.info = info
+
+    async def _same(self, source: Source) -> None:
+        """Looks whether the newest message that the topic has is still the one that it was."""
+        at = source.sequence
+        async with aclosing(read_stream(self._server, self.info, first=at, last=at)) as messages:
+            async for message in messages:
+                if message.time_ns != source.time_ns:
+                    raise SourceChanged(self._gone_back(at))
+
+    def _gone_back(self, sequence: int) -> str:
+        return (
+            f"stream {self.info.name!r} has gone back: its message {sequence} is not the one that topic "
+            f"{self._topic.name!r} has (the server lost what it had acknowledged, or was restored from a copy); what "
+            "comes under such numbers now cannot be told from what is there: mirror the stream into another topic"
+        )
 
     async def _miss(self) -> None:
         """Says what was gone before it could be mirrored: beyond what lies in the stream's own holes nothing is lost

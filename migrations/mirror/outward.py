@@ -23,12 +23,20 @@ from dynlog.adapters.nats.access import NatsAccess, NatsServer
 from dynlog.adapters.nats.streams import StreamInfo, stream_info
 from dynlog.batch import Batch, Position, StoredRecord
 from dynlog.dedupe import DedupeTable
-from dynlog.errors import MalformedRecord, OffsetTruncated
+from dynlog.errors import MalformedRecord, OffsetTruncated, SourceUnavailable
 from dynlog.log import Log
 from dynlog.migrations.mirror.book import Book, Page, Pages
 from dynlog.migrations.mirror.counts import Counts, Standing
 from dynlog.migrations.mirror.outbound import Outgoing, Subjects, to_message
-from dynlog.migrations.mirror.path import has_been, path_of_headers, stream_place, subject_place, topic_place
+from dynlog.migrations.mirror.path import (
+    Path,
+    has_been,
+    path_of_headers,
+    stream_name,
+    stream_place,
+    subject_place,
+    topic_place,
+)
 from dynlog.migrations.mirror.place import in_streams
 from dynlog.migrations.mirror.publisher import Ack, MessageRefused, Publisher, open_publisher
 from dynlog.reader import Reader
@@ -79,6 +87,7 @@ class OutwardMirror:
         self._streams: list[StreamInfo] = []
         self._sequences: dict[str, int] = {}
         self._places: dict[str, str] = {}
+        self._former: set[str] = set()
         self._committed_at, self._written_at = 0.0, 0.0
         self.standing = standing or Standing("out", topic.name, " ".join(subjects.given))
 
@@ -161,6 +170,7 @@ class OutwardMirror:
         """The message, or None for a record that is not to be sent."""
         path = path_of_headers(stored.record.headers)
         try:
+            await self._know(path)
             if has_been(path, self._places.values()):
                 self.counts.returned += 1
                 return None
@@ -175,6 +185,19 @@ class OutwardMirror:
         except MalformedRecord as error:
             await self._leave_out(stored, error)
             return None
+
+    async def _know(self, path: Path) -> None:
+        """Looks again at the streams if a record comes from another life of one of them.
+
+        Raises SourceUnavailable if they are others now: everything about them has to be found anew.
+        """
+        names = {stream_name(place): place for place in path}
+        for name, place in self._places.items():
+            if names.get(name, place) != place and names[name] not in self._former:
+                self._former.add(names[name])
+                now = {info.name: stream_place(info) for info in await streams_of(self._server, self._subjects.given)}
+                if now != self._places:
+                    raise SourceUnavailable(f"other streams keep {' '.join(self._subjects.given)} now than before")
 
     async def _leave_out(self, stored: StoredRecord, error: Exception) -> None:
         self.counts.left_out += 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import xxhash
 
@@ -34,6 +34,12 @@ def stream_place(stream: StreamInfo) -> str:
 def stream_place_of(name: str, created: str) -> str:
     """The place of the stream of that name which was made at that time."""
     return f"stream:{quote(name, safe='')}@{xxhash.xxh3_64_hexdigest(created.encode())}"
+
+
+def stream_name(place: str) -> str | None:
+    """The name of the stream that the place is a life of; None for any other place."""
+    kind, _, rest = place.partition(":")
+    return unquote(rest.rpartition("@")[0]) if kind == "stream" else None
 
 
 def topic_place(topic: Topic) -> str:

@@ -13,7 +13,7 @@ from dynlog.adapters.nats.streams import StreamInfo, read_stream
 from dynlog.batch import Position
 from dynlog.errors import OffsetTruncated
 from dynlog.log import Log
-from dynlog.migrations.mirror.inbound import source_of
+from dynlog.migrations.mirror.inbound import Source, source_of
 from dynlog.migrations.mirror.outbound import MESSAGE_ID, read_message_id
 from dynlog.migrations.mirror.path import stream_place
 from dynlog.topics import Topic
@@ -21,22 +21,24 @@ from dynlog.topics import Topic
 FIRST_STEP, LAST_STEP = 64, 1 << 14
 
 
-async def newest_in_topic(log: Log, topic: Topic, place: str, floors: Mapping[int, int]) -> dict[int, int]:
-    """By partition the highest sequence of that place which is there at or above the floor; 0 if none is."""
+async def newest_in_topic(log: Log, topic: Topic, place: str, floors: Mapping[int, int]) -> dict[int, Source]:
+    """By partition where the newest record that came from that place lay, if there is one at or above the floor."""
     found = {}
     for state in await log.partitions(topic.name):
         floor = max(floors.get(state.partition, 0), state.earliest)
-        found[state.partition] = await _newest(log, topic, state.partition, place, floor, state.end)
+        newest = await _newest(log, topic, state.partition, place, floor, state.end)
+        if newest is not None:
+            found[state.partition] = newest
     return found
 
 
-async def _newest(log: Log, topic: Topic, partition: int, place: str, floor: int, end: int) -> int:
+async def _newest(log: Log, topic: Topic, partition: int, place: str, floor: int, end: int) -> Source | None:
     """Backwards in growing steps.  Within a partition the sequences of a place rise, but for repeats that an engine
     left to the reader: the highest of a step is the one."""
     step, upper = FIRST_STEP, end
     while upper > floor:
         lower = max(upper - step, floor)
-        newest = 0
+        newest: Source | None = None
         position = Position(topic.name, topic.incarnation, partition, lower)
         while position.offset < upper:
             try:
@@ -47,12 +49,12 @@ async def _newest(log: Log, topic: Topic, partition: int, place: str, floor: int
             for offset, headers in zip(batch.offsets, batch.columns.headers or [], strict=False):
                 source = source_of(headers) if offset < upper else None
                 if source is not None and source.place == place:
-                    newest = max(newest, source.sequence)
+                    newest = source if newest is None or source.sequence > newest.sequence else newest
             position = batch.next_position
-        if newest:
+        if newest is not None:
             return newest
         upper, step = lower, min(step * 4, LAST_STEP)
-    return 0
+    return None
 
 
 async def in_streams(

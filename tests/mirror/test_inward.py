@@ -6,13 +6,20 @@ import asyncio
 
 import pytest
 
+from dynlog.adapters.nats.access import open_nats
+from dynlog.adapters.nats.streams import read_stream, stream_info
 from dynlog.batch import StoredRecord
 from dynlog.errors import ConfigurationError, SourceChanged, SourceNotFound
 from dynlog.log import Log
 from dynlog.migrations.mirror.book import TOPIC, open_book
+from dynlog.migrations.mirror.inbound import SOURCE
 from dynlog.migrations.mirror.inward import Choice
+from dynlog.migrations.mirror.path import stream_place
 from dynlog.migrations.mirror.running import mirror_stream
-from tests.mirror.sides import OldSide, Told, append, bodies, once_in, records, running
+from dynlog.migrations.nats.origin import SOURCE_LABEL, record_of
+from dynlog.migrations.nats.spread import spread_of
+from dynlog.record import Record
+from tests.mirror.sides import OldSide, Told, append, bodies, once_in, once_out, records, running
 
 
 async def test_a_message_keeps_body_subject_headers_and_time(old: OldSide, log: Log) -> None:
@@ -157,3 +164,35 @@ async def test_a_stream_that_is_not_there_is_an_error_and_makes_no_topic(old: Ol
     with pytest.raises(SourceNotFound):
         await once_in(old, log, "t")
     assert [topic.name for topic in await log.topics()] == []
+
+
+async def test_a_stream_that_has_gone_back_is_not_taken_for_what_it_was(old: OldSide, log: Log) -> None:
+    """As after a power failure, or a restored copy: sequences that the topic has are given to other messages."""
+    await old.publish("a", b"1", b"2", b"3")
+    await once_in(old, log, "t")
+    stored = (await records(log, "t"))[-1].record
+    await log.create_topic("t2")
+    for sequence, time_ns in ((3, 5), (9, 5)):
+        place = stored.headers[SOURCE].decode().rsplit("/", 2)[0]
+        headers = {**stored.headers, SOURCE: f"{place}/{sequence}/{time_ns}".encode()}
+        await log.append("t2", 0, [Record(parts=(b"x",), headers=headers)])
+        with pytest.raises(SourceChanged, match="gone back"):
+            await once_in(old, log, "t2")
+
+
+async def test_a_mirror_goes_on_behind_a_migration_and_nothing_migrated_goes_back(old: OldSide, log: Log) -> None:
+    await old.publish("a", b"1", b"2")
+    await log.create_topic("t", partitions=2)
+    async with open_nats(old.access) as server:
+        info = await stream_info(server, old.name)
+        await log.label_topic("t", SOURCE_LABEL, f"{stream_place(info)} by token:2")
+        spread = spread_of("token:2", 2)
+        async for message in read_stream(server, info, first=1, last=1):
+            await log.append("t", spread(message), [record_of(message, stream_place(info))])
+    counts = await once_in(old, log, "t")
+    assert counts["copied"] == 1
+    everything = [*await bodies(log, "t", 0), *await bodies(log, "t", 1)]
+    assert sorted(everything) == [b"1", b"2"]
+    assert (await once_out(old, log, "t", f"{old.name}.back"))["returned"] == 2
+    with pytest.raises(ConfigurationError, match="token:2"):
+        await once_in(old, log, "t", choice=Choice(partition_by="subject"))

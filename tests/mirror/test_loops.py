@@ -76,6 +76,23 @@ async def test_a_core_subject_and_a_topic_in_both_directions_come_to_rest(old: O
     assert heard.pending_msgs == 0
 
 
+async def test_a_stream_made_anew_under_a_mirror_outwards_gets_nothing_of_its_own_back(old: OldSide, log: Log) -> None:
+    config = (await old.js.stream_info(old.name)).config
+    await log.create_topic("t")
+    told = Told()
+    async with running(lambda server: mirror_out(server, old.access, log, "t", [f"{old.name}.x"], told), old.access):
+        await append(log, "t", b"1")
+        await told.until(lambda now: now.counts.copied == 1)
+        await old.js.delete_stream(old.name)
+        await old.js.add_stream(config)
+        await old.publish("a", b"2")
+        await once_in(old, log, "t")
+        await told.until(lambda now: now.counts.returned == 1)
+        await append(log, "t", b"3")
+        await told.until(lambda now: now.position == {0: 3})
+    assert await old.bodies() == [b"2", b"3"]
+
+
 def test_no_walk_over_any_mirrors_visits_a_place_twice() -> None:
     dice = random.Random(7)
     streams, topics = [f"stream:{n}@1" for n in range(4)], [f"topic:{n}@1" for n in range(4)]
