@@ -18,9 +18,10 @@ from dynlog.cli.output import LineOutput, human_seconds, print_facts, print_json
 from dynlog.cli.run import until_stopped
 from dynlog.errors import ConfigurationError
 from dynlog.migrations.mirror.book import TOPIC, Page, open_book
+from dynlog.migrations.mirror.choice import Choice, recorded_choice
 from dynlog.migrations.mirror.counts import Standing
 from dynlog.migrations.mirror.cutover import cut_over
-from dynlog.migrations.mirror.inward import Choice, StreamMirror, mirror_in, recorded_choice
+from dynlog.migrations.mirror.inward import StreamMirror, mirror_in
 from dynlog.migrations.mirror.path import stream_place
 from dynlog.migrations.mirror.running import mirror_out, mirror_stream, mirror_subject
 from dynlog.open import open_log

@@ -10,25 +10,24 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass
 
 from dynlog.adapters.nats.access import NatsServer
 from dynlog.adapters.nats.streams import StreamInfo, StreamMessage, read_stream, stream_info
 from dynlog.codec import MAX_NAME_BYTES, MAX_RECORDS, check_record, encoded_bound
 from dynlog.delivery import DeliveryPolicy, deliver
-from dynlog.errors import ConfigurationError, MalformedRecord, SourceChanged, TopicNotFound
+from dynlog.errors import ConfigurationError, MalformedRecord, SourceChanged
 from dynlog.log import Log
 from dynlog.migrations.mirror.book import Book, Page, Pages
+from dynlog.migrations.mirror.choice import Choice, settle
 from dynlog.migrations.mirror.counts import Counts, Standing
 from dynlog.migrations.mirror.inbound import Source, path_of, producer_of
 from dynlog.migrations.mirror.path import has_been, stream_place, topic_place
 from dynlog.migrations.mirror.place import newest_in_topic
-from dynlog.migrations.nats.origin import SOURCE_LABEL, record_of
+from dynlog.migrations.nats.origin import record_of
 from dynlog.migrations.nats.spread import Spread, spread_of
 from dynlog.producer import PAYLOAD_OVERHEAD
 from dynlog.record import Record
@@ -42,43 +41,9 @@ BATCH_BYTES = 1 << 20
 POLICY = DeliveryPolicy(timeout_s=30.0, attempt_timeout_s=10.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """What of a stream is mirrored, and how it is spread over partitions (`dynlog.migrations.nats.spread`)."""
-
-    subject: str | None = None
-    partition_by: str | None = None
-
-
-def recorded_choice(topic: Topic, place: str) -> Choice | None:
-    """What the topic takes of that stream since it was first mirrored into it."""
-    said = topic.labels.get(_label(place))
-    if said is None:
-        return None
-    subject, by = json.loads(said)
-    return Choice(None if subject == ">" else subject, by)
-
-
-def _label(place: str) -> str:
-    return f"dynlog.mirror {place}"
-
-
 def mirror_in(stream: StreamInfo, topic: Topic) -> str:
     """Names the mirror for ever; its marks are its source's own, so any number of them may run."""
     return f"in {stream_place(stream)} {topic_place(topic)}"
-
-
-async def target_topic(log: Log, name: str, partitions: int | None) -> Topic:
-    """The topic, made if there is none; raises ConfigurationError if it has another number of partitions."""
-    try:
-        info = await log.topic(name)
-    except TopicNotFound:
-        info = await log.create_topic(name, partitions=partitions or 1, exist_ok=partitions is None)
-    if partitions is not None and info.partitions != partitions:
-        raise ConfigurationError(
-            f"topic {name!r} has {info.partitions} partitions, which is for ever; leave out --partitions"
-        )
-    return info
 
 
 class StreamMirror:
@@ -113,7 +78,8 @@ class StreamMirror:
         """
         if len(producer_of(self.place)) > MAX_NAME_BYTES:
             raise ConfigurationError(f"stream {self.info.name!r}: its name is too long to stand in its records' marks")
-        self._spread = spread_of(await self._rule(), self._topic.partitions)
+        settled = await settle(self._log, self._topic, self.info, self.choice)
+        self._spread = spread_of(settled.partition_by, self._topic.partitions)
         page = pages.progress.get(self.id)
         floors = page.offsets if page is not None else {}
         newest = await newest_in_topic(self._log, self._topic, self.place, floors)
@@ -124,26 +90,6 @@ class StreamMirror:
         if newest:
             await self._same(max(newest.values(), key=lambda source: source.sequence))
         self.standing.position = self.next - 1
-
-    async def _rule(self) -> str | None:
-        """How messages are spread over partitions: as the topic says, for ever, or else as was chosen."""
-        given, subject = self.choice.partition_by, self.choice.subject or ">"
-        by = given or ("subject" if self._topic.partitions > 1 else None)
-        place, _, moved_by = self._topic.labels.get(SOURCE_LABEL, "").partition(" by ")
-        if place == self.place:
-            by = moved_by or None
-        before = recorded_choice(self._topic, self.place)
-        if before is not None:
-            by = before.partition_by
-        wanted = json.dumps([subject, by])
-        said = await self._log.label_topic(self._topic.name, _label(self.place), wanted)
-        if said != wanted or given not in (None, by):
-            there, how = json.loads(said)
-            raise ConfigurationError(
-                f"topic {self._topic.name!r} takes {there!r} of stream {self.info.name!r}, spread by "
-                f"{how or 'nothing'}, for ever: mirror into another topic, or as before"
-            )
-        return by
 
     async def catch_up(self, until: int | None = None) -> int:
         """Copies what the stream holds now, up to ``until``; returns the sequence up to which all is done.

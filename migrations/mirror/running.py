@@ -13,10 +13,11 @@ from dynlog.batch import Position
 from dynlog.errors import DynlogError
 from dynlog.log import Log
 from dynlog.migrations.mirror.book import Book, Page, open_book
+from dynlog.migrations.mirror.choice import Choice, target_topic
 from dynlog.migrations.mirror.core import CoreMirror
 from dynlog.migrations.mirror.counts import Standing
 from dynlog.migrations.mirror.cutover import check_not_cut_over, reopen
-from dynlog.migrations.mirror.inward import Choice, StreamMirror, mirror_in, target_topic
+from dynlog.migrations.mirror.inward import StreamMirror, mirror_in
 from dynlog.migrations.mirror.keeping import PASSING, PATIENCE_S, Told, keep_mirroring
 from dynlog.migrations.mirror.outbound import Subjects, check_subject
 from dynlog.migrations.mirror.outward import OutwardMirror

@@ -13,8 +13,9 @@ from dynlog.adapters.nats.streams import stream_info
 from dynlog.errors import ConfigurationError
 from dynlog.log import Log
 from dynlog.migrations.mirror.book import Page, open_book
+from dynlog.migrations.mirror.choice import Choice
 from dynlog.migrations.mirror.cutover import StillPublishing, cut_over
-from dynlog.migrations.mirror.inward import Choice, StreamMirror
+from dynlog.migrations.mirror.inward import StreamMirror
 from dynlog.migrations.mirror.running import mirror_out, mirror_stream
 from tests.mirror.sides import OldSide, Told, append, bodies, once_in, running
 

@@ -12,8 +12,8 @@ from dynlog.batch import StoredRecord
 from dynlog.errors import ConfigurationError, SourceChanged, SourceNotFound
 from dynlog.log import Log
 from dynlog.migrations.mirror.book import TOPIC, open_book
+from dynlog.migrations.mirror.choice import Choice
 from dynlog.migrations.mirror.inbound import SOURCE
-from dynlog.migrations.mirror.inward import Choice
 from dynlog.migrations.mirror.path import stream_place
 from dynlog.migrations.mirror.running import mirror_stream
 from dynlog.migrations.nats.origin import SOURCE_LABEL, record_of
