@@ -40,7 +40,7 @@ from dynlog.migrations.nats.kv_entries import (
 )
 from dynlog.migrations.nats.model_buckets import NO_REFERENCES, References
 from dynlog.migrations.nats.origin import SOURCE_LABEL
-from dynlog.migrations.nats.streams import SCAN_BYTES
+from dynlog.migrations.nats.streams import is_worth_reading
 from dynlog.migrations.nats.survey import Survey
 from dynlog.migrations.nats.targets import MOST_NAMED, Refusals, alike, mistaken, target_name
 from dynlog.topics import Topic
@@ -181,7 +181,7 @@ def _illegal(bucket: KvBucketInfo, keys: Sequence[str]) -> list[Refusal]:
 async def _unfit(survey: Survey, bucket: KvBucketInfo) -> list[Refusal]:
     """The values that are over the log's limits, as far as a plan may read for that."""
     rules = _rules(bucket, survey.log.capabilities.max_batch_bytes)
-    if not rules.most_value < bucket.info.bytes <= SCAN_BYTES:
+    if bucket.info.bytes <= rules.most_value or not is_worth_reading(bucket.info):
         return []
     refused, info = Refusals(), bucket.info
     async with aclosing(read_stream(survey.server, info, first=info.first_seq, last=info.last_seq)) as messages:

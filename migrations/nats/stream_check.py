@@ -41,7 +41,7 @@ async def compare_stream(
             aclosing(read_stream(server, info, first=info.first_seq, last=info.last_seq))
         )
         async for message in messages:
-            record, why = judge(message)
+            record, _, why = judge(message)
             if record is None:
                 if why:
                     found.add(message_name(info.name, message), f"is not in the topic: {why}")

@@ -165,12 +165,12 @@ class StreamCopy:
         sizes: dict[int, int] = {}
         async with aclosing(read_stream(self._run.server, self._info, first=first, last=last)) as messages:
             async for message in messages:
-                record, problem = self._judge(message)
+                record, bound, problem = self._judge(message)
                 if record is None:
                     if problem:
                         await self._refuse(message, problem)
                     continue
-                partition, bound = self._spread(message), encoded_bound(record)
+                partition = self._spread(message)
                 size = sizes.get(partition, 0) + bound
                 if size > limit or total + bound > 2 * limit or chunk.seen == MAX_RECORDS:
                     yield chunk
@@ -200,25 +200,26 @@ class Judge:
         self._target = topic_place(topic) if topic is not None else ""
         self.limit = max_batch_bytes - PAYLOAD_OVERHEAD
 
-    def __call__(self, message: StreamMessage) -> tuple[Record | None, str]:
-        """The record, or why there is none; neither for a message that a mirror brought out of this very topic."""
+    def __call__(self, message: StreamMessage) -> tuple[Record | None, int, str]:
+        """The record and a bound of its size, or why there is none; neither for a message that a mirror brought out of
+        this very topic."""
         try:
             record = record_of(message, self._place)
             if message.headers:
                 if PATH in message.headers and has_been(path_of_headers(record.headers), [self._target]):
-                    return None, ""
+                    return None, 0, ""
                 check_record(record)
         except MalformedRecord as error:
-            return None, str(error)
-        # The bound is only worth asking where it can be over: headers are at most what one message may have.
+            return None, 0, str(error)
         size = encoded_bound(record)
         if size > self.limit:
-            return None, (
+            why = (
                 f"with what says where it was it is a record of {size} bytes, over the {self.limit} that one append of "
                 f"this log takes: raise max_batch_bytes in the log's URL, or put the body ({len(message.data)} bytes) "
                 "into an object store"
             )
-        return record, ""
+            return None, 0, why
+        return record, size, ""
 
 
 def message_name(stream: str, message: StreamMessage) -> str:

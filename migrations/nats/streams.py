@@ -27,8 +27,7 @@ from dynlog.topics import Retention, Topic
 
 MOST_NAME = 200
 MAX_PRODUCER = 256
-SCAN_BYTES = 64 << 20
-"""Up to this size a plan reads a stream to name the messages that will not fit; of a larger one apply names them."""
+SCAN_MESSAGES, SCAN_BYTES = 5_000, 256 << 20
 
 
 class StreamMover:
@@ -53,8 +52,9 @@ class StreamMover:
                 items.append(_item(self.kind, info, "", [], [why], {}))
                 continue
             consumers = await look_at_consumers(survey.server, info)
-            refused = [*consumers.refused, *await _unfit(survey, info)]
-            notes = [*_settings_notes(info), *consumers.notes]
+            unfit, note = await _unfit(survey, info)
+            refused = [*consumers.refused, *unfit]
+            notes = [*_settings_notes(info), *note, *consumers.notes]
             settings: dict[str, JsonValue] = {
                 "partition_by": by, "partitions": partitions, "groups": [s.group for s in consumers.standings]
             }  # fmt: skip
@@ -138,18 +138,27 @@ def _settings_notes(info: StreamInfo) -> list[str]:
     return notes
 
 
-async def _unfit(survey: Survey, info: StreamInfo) -> list[Refusal]:
-    """The messages that are over the log's limits, as far as a plan may read for that."""
-    most = survey.log.capabilities.max_batch_bytes
-    if info.bytes < most // 2 or not most // 2 < survey.server.max_payload or info.bytes > SCAN_BYTES:
-        return []
-    judge, refused = Judge(info, None, most), Refusals()
+async def _unfit(survey: Survey, info: StreamInfo) -> tuple[list[Refusal], list[str]]:
+    """The messages that are over the log's limits, as far as a plan may read for that; and a note if it may not."""
+    judge, refused = Judge(info, None, survey.log.capabilities.max_batch_bytes), Refusals()
+    largest = int(info.config.get("max_msg_size") or -1)
+    if min(info.bytes, largest if largest > 0 else survey.server.max_payload) < judge.limit // 2:
+        return [], []
+    if not is_worth_reading(info):
+        return [], [
+            f"it may have messages over the {judge.limit} bytes that an append of this log takes: apply names them"
+        ]
     async with aclosing(read_stream(survey.server, info, first=info.first_seq, last=info.last_seq)) as messages:
         async for message in messages:
-            record, why = judge(message)
+            record, _, why = judge(message)
             if record is None and why:
                 refused.add(message_name(info.name, message), why)
-    return list(refused.all())
+    return list(refused.all()), []
+
+
+def is_worth_reading(info: StreamInfo) -> bool:
+    """Whether a plan reads the stream, or bucket, to name what will not fit; a plan is to take moments."""
+    return info.messages <= SCAN_MESSAGES and info.bytes <= SCAN_BYTES
 
 
 async def _info(item: Item, run: Run) -> StreamInfo:
