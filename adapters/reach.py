@@ -11,8 +11,8 @@ import math
 import socket
 from pathlib import Path
 from time import monotonic
+from typing import Protocol
 
-from dynlog.adapters.sources import ZmqSource
 from dynlog.ingest_items import Noticed, NoticeKind
 
 UNREACHED_S = 10.0
@@ -20,10 +20,18 @@ UNREACHED_S = 10.0
 RESOLVE_S = 2.0
 
 
+class Source(Protocol):
+    """A source, printed as its address."""
+
+    @property
+    def connect_to(self) -> str:
+        """``tcp://HOST:PORT`` or ``ipc://PATH``."""
+
+
 class Reach:
     """The connection of one source; ``who`` speaks of it in notices."""
 
-    def __init__(self, source: ZmqSource, who: str = "") -> None:
+    def __init__(self, source: Source, who: str = "") -> None:
         self._source = source
         self._who = who
         self._since: float | None = None

@@ -239,10 +239,10 @@ class _Lanes:
                 self._budget.give(entry.size)
                 if isinstance(entry.item, Refused):
                     stats.rejected += entry.item.events
-                    continue
-                stats.records += 1
-                stats.events += entry.item.events
-                stats.blocks += entry.item.blocks
+                else:
+                    stats.records += 1
+                    stats.events += entry.item.events
+                    stats.blocks += entry.item.blocks
                 if entry.item.on_stored is not None:
                     entry.item.on_stored(partition, offset)
 

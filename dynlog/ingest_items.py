@@ -23,7 +23,10 @@ class Taken(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """Input that fits no profile: where it stood, why it was refused, and its bytes; it is parked and counted."""
+    """Input that fits no profile: where it stood, why it was refused, and its bytes; it is parked and counted.
+
+    ``on_stored`` is called as that of a record is, once it is parked.
+    """
 
     source: str
     place: str
@@ -31,6 +34,7 @@ class Refused(NamedTuple):
     raw: bytes
     mark: Mark | None
     events: int = 1
+    on_stored: Callable[[int, int], None] | None = None
 
 
 class NoticeKind(Enum):

@@ -42,6 +42,8 @@ class Exchange(Client):
         self._tokens = itertools.count()
         self.there = asyncio.Event()
         """Set while there is a connection."""
+        self.gone = asyncio.Event()
+        """Set while there is none."""
         self.ended: SourceError | None = None
         """Why there will be none any more."""
         self.last_trouble: Exception | None = None
@@ -88,10 +90,12 @@ class Exchange(Client):
     async def connection_lost(self) -> None:
         """For nats-py: the connection broke, and with it every answer that was to come."""
         self.there.clear()
+        self.gone.set()
         self._fail(SourceUnavailable(f"the connection to NATS at {self._shown} broke"))
 
     async def connection_back(self) -> None:
         """For nats-py: there is one again."""
+        self.gone.clear()
         self.there.set()
 
     async def connection_ended(self) -> None:
@@ -101,6 +105,7 @@ class Exchange(Client):
         if isinstance(self.last_error, nats.errors.Error) and "auth" in str(self.last_error).lower():
             self.ended = SourceRefused(f"NATS at {self._shown} lets this user in no longer: {told(self.last_error)}")
         self.there.set()
+        self.gone.set()
         self._fail(self.ended)
 
     async def trouble(self, error: Exception) -> None:
