@@ -42,7 +42,7 @@ from dynlog.migrations.nats.model_buckets import NO_REFERENCES, References
 from dynlog.migrations.nats.origin import SOURCE_LABEL
 from dynlog.migrations.nats.streams import is_worth_reading
 from dynlog.migrations.nats.survey import Survey
-from dynlog.migrations.nats.targets import MOST_NAMED, Refusals, alike, mistaken, target_name
+from dynlog.migrations.nats.targets import MOST_NAMED, Refusals, targets_of
 from dynlog.topics import Topic
 
 MOST_NAME = 200
@@ -55,14 +55,12 @@ class KvMover:
     kind = "kv"
 
     async def plan(self, survey: Survey) -> list[Item]:
-        clashing = alike((bucket.name for bucket in survey.kv_buckets), MOST_NAME)
+        targets = targets_of((bucket.name for bucket in survey.kv_buckets), MOST_NAME)
         topics = {topic.name: topic for topic in await survey.log.topics()}
         items = []
         for bucket in survey.kv_buckets:
-            target = target_name(bucket.name, MOST_NAME)
+            target = targets[bucket.name]
             why = _in_the_way(bucket, topics.get(topic_of(target)), survey.log.capabilities.max_batch_bytes)
-            if bucket.name in clashing:
-                why = mistaken("bucket", bucket.name, clashing[bucket.name])
             if why is not None:
                 items.append(_item(self.kind, bucket, "", 0, [], [why], {}))
             else:

@@ -20,7 +20,7 @@ from dynlog.log import Log
 from dynlog.migrations.mirror.path import stream_place
 from dynlog.migrations.nats.contract import Difference, Refusal
 from dynlog.migrations.nats.origin import offset_behind
-from dynlog.migrations.nats.targets import alike, mistaken, target_name
+from dynlog.migrations.nats.targets import mistaken, targets_of
 
 MOST_NAME = 200
 
@@ -45,9 +45,17 @@ async def look_at_consumers(server: NatsServer, info: StreamInfo) -> Consumers:
     found = await list_consumers(server, info.name)
     durable = [consumer for consumer in found if consumer.durable]
     notes = [f"consumer {c.name} is ephemeral and becomes no group" for c in found if not c.durable]
-    clashing = alike((consumer.name for consumer in durable), MOST_NAME)
-    refused = [mistaken("group", f"{info.name} consumer {name}", others) for name, others in sorted(clashing.items())]
-    standings = [Standing(c, target_name(c.name, MOST_NAME)) for c in durable if c.name not in clashing]
+    groups = targets_of((consumer.name for consumer in durable), MOST_NAME)
+    clashing = mistaken(groups)
+    refused = [
+        Refusal(
+            name=f"{info.name} consumer {name}",
+            why=f"its group would be mistaken for that of {', '.join(others)}: give it a name of its own with "
+            "'dynlog group seek', behind the message up to which it has acknowledged all",
+        )
+        for name, others in sorted(clashing.items())
+    ]
+    standings = [Standing(c, groups[c.name]) for c in durable if c.name not in clashing]
     for standing in standings:
         notes += _notes(standing, info)
     return Consumers(standings, notes, refused)

@@ -22,7 +22,7 @@ from dynlog.migrations.nats.spread import Spread, spread_of
 from dynlog.migrations.nats.stream_check import compare_stream, others_records
 from dynlog.migrations.nats.stream_copy import Judge, StreamCopy, message_name
 from dynlog.migrations.nats.survey import Survey
-from dynlog.migrations.nats.targets import Refusals, alike, mistaken, target_name
+from dynlog.migrations.nats.targets import Refusals, targets_of
 from dynlog.topics import Retention, Topic
 
 MOST_NAME = 200
@@ -36,18 +36,14 @@ class StreamMover:
     kind = "streams"
 
     async def plan(self, survey: Survey) -> list[Item]:
-        streams = survey.streams
         by, partitions = survey.choices.partition_by, survey.choices.partitions
         spread_of(by, partitions)
-        clashing = alike((info.name for info in streams), MOST_NAME)
+        targets = targets_of((info.name for info in survey.streams), MOST_NAME)
         topics = {topic.name: topic for topic in await survey.log.topics()}
         items = []
-        for info in streams:
-            target = target_name(info.name, MOST_NAME)
-            if info.name in clashing:
-                why: Refusal | None = mistaken("topic", info.name, clashing[info.name])
-            else:
-                why = _in_the_way(info, topics.get(target), label_of(info, by), partitions)
+        for info in survey.streams:
+            target = targets[info.name]
+            why = _in_the_way(info, topics.get(target), label_of(info, by), partitions)
             if why is not None:
                 items.append(_item(self.kind, info, "", [], [why], {}))
                 continue

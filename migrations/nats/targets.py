@@ -1,15 +1,15 @@
 """What things of NATS are called in a log, and which of them would be mistaken for each other there.
 
-A name that a log takes stays as it is.  Two that differ only in characters which somebody takes for the same (Dynamo's
-slugs make `a_b` and `a-b` one name, Kafka's metrics `a.b` and `a_b`) are both refused: whoever derives a name later
-would meet the other's records.
+A name that a log takes stays as it is.  Several that differ only in characters which somebody takes for the same
+(Dynamo's slugs make `a_b` and `a-b` one name, Kafka's metrics `a.b` and `a_b`) get one target, so that a plan refuses
+them by name until all but one are left out: whoever derives a name later would meet the other's records.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import xxhash
 
@@ -21,7 +21,7 @@ _ALIKE = re.compile(r"[^A-Za-z0-9-]")
 
 
 def target_name(name: str, most: int) -> str:
-    """The name as a log takes it, at most ``most`` characters; `alike` tells whether it is still its own."""
+    """The name as a log takes it, at most ``most`` characters."""
     legal = _ILLEGAL.sub("-", name)
     if not legal[:1].isalnum():
         legal = f"nats{legal}"
@@ -31,24 +31,27 @@ def target_name(name: str, most: int) -> str:
     return legal
 
 
-def alike(names: Iterable[str], most: int) -> dict[str, list[str]]:
-    """Each name that would be mistaken for others, with those."""
+def targets_of(names: Iterable[str], most: int) -> dict[str, str]:
+    """The target of each name; those that would be mistaken for each other have the same."""
     same: defaultdict[str, list[str]] = defaultdict(list)
     for name in names:
         same[_ALIKE.sub("-", target_name(name, most))].append(name)
     return {
-        name: [other for other in group if other != name] for group in same.values() if len(group) > 1 for name in group
+        name: target_name(name, most) if len(group) == 1 else shared for shared, group in same.items() for name in group
     }
 
 
-def mistaken(kind: str, name: str, others: list[str]) -> Refusal:
-    """Why it is not moved."""
-    others_said = ", ".join(repr(other) for other in others)
-    return Refusal(
-        name=name,
-        why=f"its {kind} would be mistaken for that of {others_said}: names that differ only in - _ . : meet where "
-        "names are derived; move one of them with --exclude of the others, and those into another log",
-    )
+def mistaken(targets: Mapping[str, str]) -> dict[str, list[str]]:
+    """The names that have a target together with others, each with those."""
+    by_target: defaultdict[str, list[str]] = defaultdict(list)
+    for name, target in targets.items():
+        by_target[target].append(name)
+    return {
+        name: [other for other in group if other != name]
+        for group in by_target.values()
+        if len(group) > 1
+        for name in group
+    }
 
 
 class Refusals:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +19,7 @@ from dynlog.errors import TopicNotFound
 from dynlog.log import Log
 from dynlog.migrations.nats.contract import Choices, Difference, Item, Limits, Mover, Outcome, Run
 from dynlog.migrations.nats.journal import Journal
+from dynlog.migrations.nats.plan import Plan, make_plan
 from dynlog.migrations.nats.survey import look_around
 from dynlog.objects import ObjectStore
 from dynlog.open import open_objects
@@ -109,6 +110,12 @@ class Migration:
         """The items."""
         async with open_objects("memory://migration-test") as objects:
             return await self.mover.plan(await look_around(MIGRATION, self.server, self.log, objects, self.choices))
+
+    async def whole_plan(self, **chosen: Sequence[str]) -> Plan:
+        """What the command would show of this mover."""
+        async with open_objects("memory://migration-test") as objects:
+            survey = await look_around(MIGRATION, self.server, self.log, objects, self.choices)
+            return await make_plan(survey, movers=[self.mover], **chosen)
 
     async def planned(self, source: str) -> Item:
         """The item of that source."""
