@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import nats.errors
@@ -47,12 +48,20 @@ class Exchange(Client):
         self.ended: SourceError | None = None
         """Why there will be none any more."""
         self.last_trouble: Exception | None = None
+        self._denied: dict[str, SourceRefused] = {}
 
     async def open_inbox(self) -> None:
         """Begins to take answers."""
         self._inbox = f"{self.new_inbox()}.".encode()
         await self.subscribe(f"{self._inbox.decode()}*")
         self.there.set()
+
+    async def listen(self, subject: str, cb: Callable[[Any], Awaitable[None]], pending_bytes: int) -> None:
+        """Subscribes for good; of what ``cb`` has not taken at most so much waits.  Raises SourceRefused."""
+        await self.subscribe(subject, cb=cb, pending_bytes_limit=pending_bytes)
+        await self.flush()
+        if (denied := self._denied.get(subject.lower())) is not None:
+            raise denied
 
     @property
     def waiting(self) -> int:
@@ -114,6 +123,10 @@ class Exchange(Client):
         if (forbidden := _FORBIDDEN.search(str(error))) is None:
             return
         what, where = forbidden[1].lower(), forbidden[2].lower()
+        if what == "subscription":
+            self._denied[where] = SourceRefused(
+                f"NATS at {self._shown} does not let this user listen at {where!r}: it needs permission"
+            )
         listening = what == "subscription" and where.encode() == self._inbox.lower() + b"*"
         for question in list(self._questions.values()):
             # nats-py tells errors in lower case.

@@ -22,6 +22,7 @@ class EventFormat(StrEnum):
     MOONCAKE = "mooncake"
     VLLM_ZMQ = "vllm-zmq"
     DYNAMO_ZMQ = "dynamo-zmq"
+    DYNAMO_NATS = "dynamo-nats"
 
 
 class TierName(StrEnum):
@@ -85,9 +86,7 @@ def ingest(
     format: Annotated[EventFormat, typer.Option("--format", help="What the sources hold.", show_default=False)],
     source: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="SOURCE...", help="Files, or tcp:// addresses; mooncake without one plays the shipped sample."
-        ),
+        typer.Argument(metavar="SOURCE...", help="Files, or addresses; mooncake without one plays the shipped sample."),
     ] = None,
     partitions: Annotated[int | None, typer.Option(min=1, help="Of the topic, if it is made now (1).")] = None,
     workers: Annotated[int, typer.Option(min=1, help="mooncake: engines in the fleet.")] = 8,
@@ -117,6 +116,10 @@ def ingest(
       `--sources FILE.yaml` with a list of them; an entry that goes away says that its worker is gone
 
     - `dynamo-zmq`: `tcp://HOST:PORT` of Dynamo's event plane (also `topic=`)
+
+    - `dynamo-nats`: `nats://HOST:PORT/NAMESPACE/COMPONENT`: the event plane on NATS, and the stream of releases before
+      1.0 (`from=core` or `from=stream` for one of them; also `stream=`, `creds=`, `ca=`, `cert=`, `key=`), read
+      without a consumer unless `consumer=` names a durable one
 
     A live source that is not reached for 10 s is named; `unreached` counts those without a connection at the end.
 

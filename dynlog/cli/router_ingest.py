@@ -116,11 +116,14 @@ def _source_of(options: IngestOptions) -> Any:
                 return _vllm(options)
             case EventFormat.DYNAMO_ZMQ:
                 return _dynamo_zmq(options)
+            case EventFormat.DYNAMO_NATS:
+                return _dynamo_nats(options)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("dynlog"):
             raise
+        extra = "nats" if options.format is EventFormat.DYNAMO_NATS else "zmq"
         raise MissingDependency(
-            f"--format {options.format.value} needs the package {error.name!r}: pip install 'dynlog[zmq]'"
+            f"--format {options.format.value} needs the package {error.name!r}: pip install 'dynlog[{extra}]'"
         ) from None
 
 
@@ -180,6 +183,19 @@ def _dynamo_zmq(options: IngestOptions) -> Any:
     @asynccontextmanager
     async def source(log: Log, topic: str) -> AsyncIterator[AsyncGenerator[Item, None]]:
         yield dynamo_items(sources)
+
+    return source
+
+
+def _dynamo_nats(options: IngestOptions) -> Any:
+    from dynlog.adapters.dynamo_nats import nats_items
+    from dynlog.adapters.dynamo_nats_source import parse_nats_source
+
+    sources = [parse_nats_source(text) for text in options.sources]
+
+    @asynccontextmanager
+    async def source(log: Log, topic: str) -> AsyncIterator[AsyncGenerator[Item, None]]:
+        yield nats_items(sources)
 
     return source
 

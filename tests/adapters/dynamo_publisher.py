@@ -1,4 +1,4 @@
-"""A process of its own: ai-dynamo-runtime's KvEventPublisher on the ZMQ event plane, driven by lines on stdin.
+"""A process of its own: ai-dynamo-runtime's KvEventPublisher on an event plane (zmq or nats), driven by lines on stdin.
 
 It runs with file discovery (``DYN_FILE_KV``), so neither etcd nor NATS is needed; the address at which it publishes
 stands in that folder.
@@ -17,7 +17,7 @@ async def main() -> None:
     from dynamo.runtime import DistributedRuntime
 
     loop = asyncio.get_running_loop()
-    runtime = DistributedRuntime(loop, "file", "tcp", event_plane="zmq")
+    runtime = DistributedRuntime(loop, "file", "tcp", event_plane=sys.argv[1] if len(sys.argv) > 1 else "zmq")
     publisher = KvEventPublisher(
         runtime.endpoint("demo.backend.generate"), worker_id=4242, kv_block_size=BLOCK_SIZE, dp_rank=1
     )

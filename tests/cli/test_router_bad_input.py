@@ -95,6 +95,8 @@ MISUSES = [
     (["ingest", "--format", "vllm-zmq", "127.0.0.1:1"], "127.0.0.1:1"),
     (["ingest", "--format", "vllm-zmq", "--sources", "missing.yaml"], "missing.yaml"),
     (["ingest", "--format", "dynamo-zmq", "tcp://127.0.0.1:1?worker_id=7"], "topic="),
+    (["ingest", "--format", "dynamo-nats", "nats://127.0.0.1:1/demo"], "/NAMESPACE/COMPONENT is needed"),
+    (["ingest", "--format", "dynamo-nats", "nats://127.0.0.1:1/a/b?from=x"], "core or stream is needed"),
 ]
 
 
