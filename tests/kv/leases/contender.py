@@ -53,7 +53,9 @@ async def contend(bucket: Bucket, leases: Leases, name: str, ttl_s: float) -> No
             token = await lock.acquire()
             await hold(bucket, lock, name, token)
             if not lease.held:
+                # Before the lock is released: the lease may live on in the log, and then nobody else is first in line.
                 await write_late(bucket, lease, token)
+            await lock.release()
         except DynlogError as error:
             tell("error", error=f"{type(error).__name__}: {error}")
             await asyncio.sleep(PAUSE_S)
@@ -74,7 +76,6 @@ async def hold(bucket: Bucket, lock: Lock, name: str, token: int) -> None:
             await bucket.put(STATE, f"{token} {name} {number}".encode(), lease=lock.lease.id, timeout=1.0)
         await asyncio.sleep(PAUSE_S)
     tell("stopped", token=token, lease=lock.lease.id, held_at=held_at, writes=number)
-    await lock.release()
 
 
 async def write_late(bucket: Bucket, lease: HeldLease, token: int) -> None:
