@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from dynlog.call_errors import CallError, NotSent
 from dynlog.entity import DynamoEntityID, EntityType
@@ -20,7 +20,7 @@ from dynlog.network.incoming import IncomingCall, wake
 from dynlog.network.link_io import LinkIo
 from dynlog.network.outgoing import OutgoingStream, Unary, error_of, lost
 from dynlog.network.services import Services
-from dynlog.network.serving import forget, serve
+from dynlog.network.serving import forget, serve, start
 from dynlog.network.session import Session
 from dynlog.network.session_events import (
     Attached,
@@ -75,6 +75,9 @@ class Link(LinkIo):
         self.services, self.deadlines = services, deadlines
         self.calls: dict[IncomingCall, None] = {}
         """Calls of the peer that are not answered yet."""
+        self.turn: deque[IncomingCall] | None = None
+        """Calls whose handlers one task will run as the loop comes round (`dynlog.network.serving`)."""
+        self.runner: asyncio.Task[None] | None = None
         self.peer_name = "?"
         self.own_id = own_id
         self.drained = asyncio.Event()
@@ -111,6 +114,7 @@ class Link(LinkIo):
         finally:
             self._waiting -= 1
             deadlines.discard(waiting, tick)
+            stream.owner = None  # or the two would wait for the garbage collector
 
     def stream(self, call: Call, messages: Buffer | AsyncIterable[Buffer]) -> OutgoingStream:
         """See `CallPath.stream`."""
@@ -155,6 +159,10 @@ class Link(LinkIo):
             self.session.grant(stream, 1, len(body))
             self.wake()
 
+    def start(self, call: IncomingCall) -> None:
+        """Runs the handler of a call of the peer."""
+        start(self, call)
+
     def fail_call(self, call: IncomingCall, code: int, kind: str, text: str) -> None:
         """Answers a call of the peer with an error and cancels its handler."""
         self.session.fail(call.stream, code, kind, text)
@@ -184,7 +192,9 @@ class Link(LinkIo):
         for event in events:
             kind = type(event)
             if kind is Message:
-                event.stream.owner.came(event.body, event.end)  # type: ignore[union-attr]
+                stream, body, end = cast(Message, event)
+                if stream.owner is not None:
+                    stream.owner.came(body, end)
             elif kind is Opened:
                 serve(self, event)  # type: ignore[arg-type]
             else:
@@ -193,7 +203,8 @@ class Link(LinkIo):
     def _other(self, event: Event) -> None:
         match event:
             case Ended(stream):
-                stream.owner.came(None, True)
+                if stream.owner is not None:
+                    stream.owner.came(None, True)
             case Failed(stream, code, kind, text):
                 self._end(stream.owner, lambda call: error_of(code, kind, text, call, self.peer_name))
             case CancelledByPeer(stream, reason):
@@ -203,7 +214,7 @@ class Link(LinkIo):
             case Writable(None):
                 self._next_roomer()
             case Writable(stream):
-                wake(None if stream is None else stream.owner.writer)
+                wake(None if stream is None or stream.owner is None else stream.owner.writer)
             case Pushed() if self._pushed is not None:
                 self._pushed(self, event)
             case Pushed(_, _, body):

@@ -32,14 +32,16 @@ class Service:
     """One handler with what it has in hands; made by `Services.add`."""
 
     __slots__ = (
-        "failed", "handler", "idle", "open", "refused", "running", "served", "settings", "streaming", "target", "topic",
-        "waiting",
+        "failed", "handler", "idle", "open", "prompt", "refused", "running", "served", "settings", "streaming",
+        "target", "topic", "waiting",
     )  # fmt: skip
 
     def __init__(self, target: DynamoEntityID, topic: str, handler: Handler, settings: ServiceSettings) -> None:
         self.target, self.topic, self.handler, self.settings = target, topic, handler, settings
         self.streaming = inspect.isasyncgenfunction(_function(handler))
         """Whether it gives many replies."""
+        self.prompt = False
+        """Whether the last call of it was done without waiting for anything."""
         self.running = 0
         self.waiting: deque[Callable[[], None]] = deque()
         self.open = True
@@ -52,8 +54,9 @@ class Service:
         if not self.open:
             return False
         if self.running < self.settings.max_running:
+            if not self.running:
+                self.idle.clear()
             self.running += 1
-            self.idle.clear()
             start()
             return True
         if len(self.waiting) >= self.settings.max_waiting:

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
+from collections.abc import Generator
 from contextlib import aclosing
+from contextvars import Context, copy_context
+from types import coroutine
 from typing import TYPE_CHECKING, Any, cast
 
 from dynlog.call_errors import CallError, HandlerFailed, MessageTooLarge
@@ -33,17 +37,29 @@ def serve(link: Link, opened: Opened) -> None:
         return
     call = IncomingCall(link, service, stream, meta, body, end)
     stream.owner = call
-
-    def start() -> None:
-        call.task = link.loop.create_task(_run(link, call))
-
     link.calls[call] = None
     if stream.deadline is not None:
         call.tick = link.deadlines.add(call, stream.deadline)
-    if not service.begin(start):
+    if not service.begin(call.start):
         forget(link, call)
         code, what = (Code.OVERLOADED, "has its hands full") if service.open else (Code.DRAINING, "takes no more calls")
         session.fail(stream, code, "", f"{meta.topic!r} {what}")
+
+
+def start(link: Link, call: IncomingCall) -> None:
+    """Runs the handler when the loop comes round, in the order in which calls came.
+
+    Handlers that did not wait the last time share a task: making one costs more than all else there is to a call.
+    """
+    if not call.service.prompt:
+        link.turn = None  # what comes after this one begins after it
+        call.task = link.loop.create_task(_run(link, deque((call,))))
+    elif link.turn is None or link.runner is None or link.runner.done():
+        link.turn = deque((call,))
+        call.task = link.runner = link.loop.create_task(_run(link, link.turn))
+    else:
+        call.task = link.runner
+        link.turn.append(call)
 
 
 def forget(link: Link, call: IncomingCall) -> None:
@@ -51,42 +67,104 @@ def forget(link: Link, call: IncomingCall) -> None:
     link.calls.pop(call, None)
     if call.tick >= 0:
         link.deadlines.discard(call, call.tick)
+    stream = call.stream
+    if not stream.sending and not stream.receiving:
+        stream.owner = None  # or the two would wait for the garbage collector
 
 
-async def _run(link: Link, call: IncomingCall) -> None:
-    call.begun = True
-    service, stream, session = call.service, call.stream, link.session
-    failed = True
+async def _run(link: Link, calls: deque[IncomingCall]) -> None:
+    """Handlers one after the other, until one waits: it keeps this task, and each that is left gets its own."""
+    if link.turn is calls:
+        link.turn = link.runner = None
+    session, task, context = link.session, asyncio.current_task(), copy_context()
+    assert task is not None
     try:
-        if call.gone:
-            return
-        current_call.set(call)
-        # Which of the two a handler is was looked at when it was added.
-        handler = cast(Any, service.handler)
-        if service.streaming:
-            async with aclosing(handler(call)) as replies:
-                async for reply in replies:
-                    await link.write(stream, as_body(reply), False, call)
-            session.finish(stream)
-        else:
-            result = await handler(call)
-            if result.__class__ is not bytes:
-                result = b"" if result is None else as_body(result)
-            if not session.send(stream, result, True):
-                await link.write(stream, result, True, call)
-        failed = False
-    except asyncio.CancelledError:
-        if not call.gone:
-            session.fail(stream, Code.CANCELLED, "", "the handler was cancelled where it runs")
-    except Exception as error:
-        if not call.gone:
-            session.fail(stream, *failure(error))
-            if not isinstance(error, DynlogError):
-                _log.warning("the handler of %r raised %r", call.topic, error, exc_info=error)
+        while calls:
+            call = calls.popleft()
+            call.task, call.begun = task, True
+            service, stream = call.service, call.stream
+            failed = True
+            try:
+                if call.gone:
+                    continue
+                before = current_call.set(call)
+                # Which of the two a handler is was looked at when it was added.
+                handler = cast(Any, service.handler)(call)
+                if service.streaming:
+                    _apart(link, calls)
+                    async with aclosing(handler) as replies:
+                        async for reply in replies:
+                            await link.write(stream, as_body(reply), False, call)
+                    session.finish(stream)
+                else:
+                    try:
+                        waited = handler.send(None)
+                    except StopIteration as done:
+                        result = done.value
+                        service.prompt = True
+                    else:
+                        service.prompt = False
+                        _apart(link, calls)
+                        result = await _rest(handler, waited)
+                    if result.__class__ is not bytes:
+                        result = b"" if result is None else as_body(result)
+                    if not session.send(stream, result, True):
+                        _apart(link, calls)
+                        await link.write(stream, result, True, call)
+                failed = False
+            except asyncio.CancelledError:
+                if not call.gone:
+                    session.fail(stream, Code.CANCELLED, "", "the handler was cancelled where it runs")
+            except Exception as error:
+                if not call.gone:
+                    session.fail(stream, *failure(error))
+                    if not isinstance(error, DynlogError):
+                        _log.warning("the handler of %r raised %r", call.topic, error, exc_info=error)
+            finally:
+                call.task = None
+                forget(link, call)
+                service.end(failed=failed)
+                link.answered()
+            if calls:
+                current_call.reset(before)
+                if task.cancelling() or not _same(context, copy_context()):
+                    return  # the next is to find a task that nobody has touched
     finally:
-        forget(link, call)
-        service.end(failed=failed)
-        link.answered()
+        _apart(link, calls)
+
+
+def _apart(link: Link, calls: deque[IncomingCall]) -> None:
+    """Gives each of the calls a task of its own, and those that would have followed them."""
+    if calls and link.turn is not None:
+        calls += link.turn
+        link.turn.clear()
+        link.turn = link.runner = None
+    while calls:
+        call = calls.popleft()
+        call.task = link.loop.create_task(_run(link, deque((call,))))
+
+
+def _same(before: Context, after: Context) -> bool:
+    """Whether no handler has changed a variable."""
+    try:
+        return before == after
+    except Exception:  # values that cannot be compared, which were there before or are other ones
+        return False
+
+
+@coroutine
+def _rest(handler: Generator[Any, None, Any], waited: object) -> Generator[Any, None, Any]:
+    """The handler from where it waits first."""
+    while True:
+        try:
+            yield waited
+        except BaseException as error:
+            try:
+                waited = handler.throw(error)
+            except StopIteration as done:
+                return done.value
+        else:
+            return (yield from handler)
 
 
 def failure(error: Exception) -> tuple[int, str, str]:
