@@ -67,8 +67,10 @@ class Publisher:
 
         The future, and a later `send`, raise MessageRefused (this message alone), SourceRefused, SourceUnavailable.
         """
+        # Until the first one is acknowledged it goes alone: a stream that is not ready yet would refuse one message
+        # and take the next.
         while len(self._window) >= (WINDOW if self._probed else 1) or self._size > WINDOW_BYTES:
-            await self._oldest()
+            await self._acknowledged_up_to(len(self._window) // 2)
         future: asyncio.Future[Ack] = asyncio.get_running_loop().create_future()
         try:
             if self._acknowledged:
@@ -77,8 +79,8 @@ class Publisher:
                 await self._client.publish(
                     message.subject, message.payload, reply=f"{self._inbox}.{token}", headers=message.headers
                 )
-                self._window.append((future, message.size))
-                self._size += message.size
+                self._window.append((future, len(message.payload)))
+                self._size += len(message.payload)
             else:
                 await self._client.publish(message.subject, message.payload, headers=message.headers)
                 future.set_result(Ack("", 0, False))
@@ -89,7 +91,7 @@ class Publisher:
     async def flush(self) -> None:
         """Returns once everything that was sent is acknowledged, or its future says why not."""
         while self._window:
-            await self._oldest()
+            await self._acknowledged_up_to(-1)
         if not self._acknowledged:
             await self._passed()
 
@@ -109,22 +111,27 @@ class Publisher:
             await asyncio.gather(flushing, return_exceptions=True)
         check_permission(self._server)
 
-    async def _oldest(self) -> None:
-        """Waits for the oldest that is not acknowledged.  Until the first one is, it goes alone: a stream that is not
-        ready yet would refuse one message and take the next."""
-        future, size = self._window[0]
-        await asyncio.wait((future, self._alive.come), timeout=ACK_S, return_when=asyncio.FIRST_COMPLETED)
+    async def _acknowledged_up_to(self, index: int) -> None:
+        """Waits for one in the window, and takes out of it all that are acknowledged before any that is not."""
+        await self._answer(self._window[index][0])
+        if not self._window[0][0].done():  # answers mostly come in order, but need not
+            await self._answer(self._window[0][0])
+        while self._window and self._window[0][0].done():
+            future, size = self._window.popleft()
+            self._size -= size
+            error = future.exception()
+            if error is not None and not isinstance(error, MessageRefused):
+                raise error
+        self._probed = True
+
+    async def _answer(self, future: asyncio.Future[Ack]) -> None:
+        if not future.done():
+            await asyncio.wait((future, self._alive.come), timeout=ACK_S, return_when=asyncio.FIRST_COMPLETED)
         if not future.done():
             check_permission(self._server)
             if self._alive.come.done():
                 raise self._broken(self._alive.come.exception())
             raise SourceUnavailable(f"{self._shown} did not acknowledge a message within {ACK_S:g} s")
-        self._window.popleft()
-        self._size -= size
-        error = future.exception()
-        if error is not None and not isinstance(error, MessageRefused):
-            raise error
-        self._probed = True
 
     async def _answered(self, message: Any) -> None:
         future = self._waiting.pop(message.subject.rpartition(".")[2], None)

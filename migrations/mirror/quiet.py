@@ -49,7 +49,7 @@ async def watch_stream(
 ) -> tuple[StreamInfo, Publishing | None]:
     """Watches for so long; returns how the stream stands then, and what came meanwhile from others than ``here``.
 
-    Ends as soon as something came.  Raises what reading the stream raises.
+    Ends as soon as something came and it is known from whom.  Raises what reading the stream raises.
     """
     before = await _connections(server)
     deadline, first = Deadline(seconds), info.last_seq + 1
@@ -59,7 +59,8 @@ async def watch_stream(
             return now, None
         found = await foreign_messages(server, now, first, here, subject)
         if found:
-            return now, Publishing(dict(found.most_common()), _busy(before, await _connections(server)))
+            publishers = await _publishers(server, before, deadline)
+            return now, Publishing(dict(found.most_common()), publishers)
         first = now.last_seq + 1
         if deadline.passed:
             return now, None
@@ -77,6 +78,18 @@ async def foreign_messages(
                 if not has_been(path_of(message), (here,)):
                     found[message.subject] += 1
     return found
+
+
+async def _publishers(
+    server: NatsServer, before: Mapping[int, Mapping[str, Any]], deadline: Deadline
+) -> tuple[str, ...]:
+    """Who sent something; what came may have come before the connections were looked at, then by the next of it."""
+    while before:
+        named = _busy(before, await _connections(server))
+        if named or deadline.passed:
+            return named
+        await asyncio.sleep(min(LOOK_S, deadline.remaining))
+    return ()
 
 
 async def _connections(server: NatsServer) -> dict[int, dict[str, Any]]:

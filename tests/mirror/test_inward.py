@@ -45,6 +45,21 @@ async def test_a_mirror_follows_and_makes_no_consumer(old: OldSide, log: Log) ->
     assert await bodies(log, "t") == [b"1", b"2", b"3"]
 
 
+async def test_the_stream_is_as_it_was(old: OldSide, log: Log) -> None:
+    await old.publish("a", b"1", b"2", headers={"H": "v"})
+    await old.js.pull_subscribe(f"{old.name}.>", durable="worker", stream=old.name)
+
+    async def picture() -> object:
+        info = await old.js.stream_info(old.name)
+        consumers = [(c.name, c.config, c.ack_floor, c.delivered) for c in await old.js.consumers_info(old.name)]
+        messages = [(m.seq, m.subject, m.headers, m.data) for m in await old.messages()]
+        return info.config, info.state, info.created, consumers, messages
+
+    before = await picture()
+    await once_in(old, log, "t")
+    assert await picture() == before
+
+
 async def test_a_mirror_that_starts_again_doubles_nothing(old: OldSide, log: Log) -> None:
     await old.publish("a", b"1", b"2")
     await once_in(old, log, "t")
