@@ -1,7 +1,7 @@
 """The journal of a migration: lines in topic ``dynlog.migration`` whose fold says where to go on and what to take back.
 
-* **A line is durable before the work goes on**, and says only what is durable in the target already (or, for things
-  that are made, what is about to be).
+* **A line says only what is durable in the target already** (or, for things that are made, what is about to be, and is
+  durable before they are).
 * **Lines of two applies never mix**: opening it for writing fences whoever wrote before.
 
 A record's key is the migration's name and its body one line as JSON, so that ``dynlog log read`` shows it.
@@ -23,6 +23,7 @@ from dynlog.log import Log
 from dynlog.migrations.nats.contract import Item, Moved, Outcome
 from dynlog.producer import Producer
 from dynlog.record import Record
+from dynlog.tickets import Ticket
 from dynlog.timing import SYSTEM_CLOCK, Clock
 
 TOPIC = "dynlog.migration"
@@ -158,6 +159,18 @@ class Journal:
         """See `Run.moved`."""
         await self._say(MovedLine(moved=line))
 
+    async def moved_soon(self, line: Moved) -> None:
+        """As `moved`, but returns before the line is durable; `flush` says whether all are.
+
+        For what a next run finds in the target without the line.
+        """
+        await self._submit(MovedLine(moved=line))
+
+    async def flush(self) -> None:
+        """Returns once all lines are durable; raises what appending one of them raised."""
+        if self._producer is not None:
+            await self._producer.flush()
+
     async def end(self, outcome: Outcome) -> None:
         """An apply came to the item's end."""
         await self._say(Ended(outcome=outcome))
@@ -167,13 +180,17 @@ class Journal:
         await self._say(TakenBack(outcome=outcome))
 
     async def _say(self, line: Line) -> None:
+        await (await self._submit(line))
+
+    async def _submit(self, line: Line) -> Ticket:
         if self._producer is None:
             raise ConfigurationError("this journal was opened to be read")
         now = self._clock.time_ms()
         body = line.model_dump_json(exclude_defaults=False).encode()
         record = Record(key=self.migration.encode(), parts=(body,), timestamp_ms=now)
-        await self._producer.send(record, partition=0)
+        ticket = await self._producer.submit(record, partition=0)
         self._apply(line, now)
+        return ticket
 
     async def _fold(self) -> None:
         try:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from dynlog.adapters.nats.access import NatsServer
 from dynlog.adapters.nats.objects import ObjectBucket, find_object
 from dynlog.errors import SourceNotFound
 from dynlog.migrations.nats.contract import Item
@@ -47,7 +46,7 @@ class References:
 
     def rewritten(self, text: bytes) -> bytes | None:
         """The text with its references changed; None if it has none."""
-        if not self.buckets or len(text) > MAX_CARD_BYTES or b"nats:" not in text:
+        if not self.buckets or len(text) >= MAX_CARD_BYTES or b"nats:" not in text:
             return None
         changed = _REFERENCE.sub(self._replaced, text)
         return None if changed == text else changed
@@ -73,15 +72,18 @@ def place_of(model_root: str | None, objects_url: str) -> str:
     return f"{objects_url.partition('?')[0].rstrip('/')}/{MODELS}"
 
 
-async def is_model_bucket(server: NatsServer, bucket: ObjectBucket) -> bool:
-    """Whether the bucket holds a model's files."""
-    for name in FILES:
-        try:
-            if not (await find_object(server, bucket.name, name)).deleted:
-                return True
-        except SourceNotFound:
-            continue
-    return False
+async def is_model_bucket(survey: Survey, bucket: ObjectBucket) -> bool:
+    """Whether the bucket holds a model's files; looked at once in a survey."""
+    if bucket.name not in survey.models:
+        survey.models[bucket.name] = False
+        for name in FILES:
+            try:
+                if not (await find_object(survey.server, bucket.name, name)).deleted:
+                    survey.models[bucket.name] = True
+                    break
+            except SourceNotFound:
+                continue
+    return survey.models[bucket.name]
 
 
 def with_references(survey: Survey, items: Sequence[Item], models: Iterable[str]) -> list[Item]:

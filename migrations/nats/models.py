@@ -11,7 +11,7 @@ from dynlog.errors import ObjectCorrupt, ObjectNotFound
 from dynlog.folders import MANIFEST, FolderFile, FolderManifest
 from dynlog.migrations.nats.contract import MADE_BY, Difference, Item, Outcome, Refusal, Run
 from dynlog.migrations.nats.keys import MODELS
-from dynlog.migrations.nats.model_buckets import MAX_CARD_BYTES, References, is_model_bucket, place_of
+from dynlog.migrations.nats.model_buckets import References, is_model_bucket, place_of
 from dynlog.migrations.nats.object_check import compare_bucket, remove_copies
 from dynlog.migrations.nats.object_copy import Change, copy_bucket
 from dynlog.migrations.nats.objects import bucket_item, bucket_of
@@ -28,7 +28,7 @@ class ModelMover:
         place = place_of(survey.choices.model_root, survey.objects_url)
         items = []
         for bucket in survey.object_buckets:
-            if await is_model_bucket(survey.server, bucket):
+            if await is_model_bucket(survey, bucket):
                 item = bucket_item(self.kind, MODELS, bucket, await list_objects(survey.server, bucket))
                 notes = (*item.notes, f"references to it will name {place}/{bucket.name}/...")
                 items.append(item.model_copy(update={"notes": notes}))
@@ -36,7 +36,7 @@ class ModelMover:
 
     async def apply(self, item: Item, run: Run) -> Outcome:
         bucket = await bucket_of(item, run)
-        outcome = await copy_bucket(item, bucket, run, MODELS, _change(item), MAX_CARD_BYTES)
+        outcome = await copy_bucket(item, bucket, run, MODELS, _change(item), References.of(item).place)
         if outcome.refused:
             return outcome
         key = f"{item.target}{MANIFEST}"
@@ -55,7 +55,7 @@ class ModelMover:
     async def verify(self, item: Item, run: Run) -> list[Difference]:
         key = f"{item.target}{MANIFEST}"
         bucket = await bucket_of(item, run)
-        found = await compare_bucket(item, bucket, run, MODELS, _change(item), MAX_CARD_BYTES, frozenset({key}))
+        found = await compare_bucket(item, bucket, run, MODELS, _change(item), frozenset({key}))
         try:
             manifest = await run.objects.get_model(key, FolderManifest)
         except (ObjectNotFound, ObjectCorrupt) as error:

@@ -15,7 +15,7 @@ from dynlog.adapters.nats.objects import NatsObject, ObjectBucket, list_objects,
 from dynlog.errors import DynlogError, LogError, ObjectCorrupt, ObjectNotFound, SourceUnavailable
 from dynlog.migrations.nats.contract import MADE_BY, Difference, Item, Outcome, Refusal, Run
 from dynlog.migrations.nats.keys import key_of
-from dynlog.migrations.nats.object_copy import Change
+from dynlog.migrations.nats.object_copy import SMALL_BYTES, Change
 from dynlog.migrations.nats.object_details import DETAILS_AT, details_of, read_details, sha256_of
 
 
@@ -25,7 +25,6 @@ async def compare_bucket(
     run: Run,
     prefix: str,
     change: Change | None = None,
-    change_below: int = 0,
     besides: frozenset[str] = frozenset(),
 ) -> list[Difference]:
     """What differs; keys in ``besides`` may lie in the target without an object of their own in the source."""
@@ -38,7 +37,7 @@ async def compare_bucket(
         nonlocal checked
         for object in waiting:
             try:
-                what = await _compare(object, run, prefix, change, change_below, keys)
+                what = await _compare(object, run, prefix, change, keys)
             except (LogError, SourceUnavailable):
                 raise
             except DynlogError as error:
@@ -59,7 +58,7 @@ async def compare_bucket(
 
 
 async def _compare(
-    object: NatsObject, run: Run, prefix: str, change: Change | None, change_below: int, keys: set[str]
+    object: NatsObject, run: Run, prefix: str, change: Change | None, keys: set[str]
 ) -> str:  # fmt: skip
     """What is wrong with the object's copy; nothing if that is empty."""
     if object.problem:
@@ -85,20 +84,20 @@ async def _compare(
         return (
             "name, description, headers, metadata, time or digest are not the source's: it changed since; apply again"
         )
-    expected = await _expected(run, object, content, change, change_below)
+    expected = await _expected(run, object, content, change)
     if (size, sha256) != expected:
         return f"{size} bytes with SHA-256 {sha256}, the source has {expected[0]} with {expected[1]}"
     return ""
 
 
 async def _expected(
-    run: Run, object: NatsObject, content: NatsObject, change: Change | None, change_below: int
+    run: Run, object: NatsObject, content: NatsObject, change: Change | None
 ) -> tuple[int, str]:  # fmt: skip
     """Size and digest that the copy is to have."""
     if object.link is not None and object.link[1] is None:
         return 0, hashlib.sha256(b"").hexdigest()
     digest = sha256_of(content.digest)
-    if digest is not None and (change is None or content.size >= change_below):
+    if digest is not None and (change is None or content.size >= SMALL_BYTES):
         return content.size, digest
     if change is None:
         return await _hashed(run, read_object(run.server, content))

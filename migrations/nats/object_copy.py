@@ -31,13 +31,15 @@ from dynlog.objects import ObjectInfo
 
 ROUNDS = 5
 """So often a bucket that changes is looked at again."""
+SMALL_BYTES = 1 << 20
+"""Objects below this are read whole before they are put: a store spares the buffers of a body of unknown size."""
 LARGE_BYTES = 16 << 20
 """Objects from here on are copied one at a time: a store holds several parts of each in memory."""
 MOST_IN_A_ROW = 3
 """After so many failures of the store in a row, with nothing stored in between, the bucket is given up."""
 
 Change = Callable[[NatsObject, bytes], bytes | None]
-"""What a small object is to be instead in the copy; None leaves it as it is."""
+"""What an object below `SMALL_BYTES` is to be instead in the copy; None leaves it as it is."""
 
 
 @dataclass(slots=True)
@@ -48,7 +50,7 @@ class _Copying:
     run: Run
     prefix: str
     change: Change | None
-    change_below: int
+    variant: str
     there: dict[str, int] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)
@@ -65,13 +67,15 @@ class _Copying:
 
 
 async def copy_bucket(
-    item: Item, bucket: ObjectBucket, run: Run, prefix: str, change: Change | None = None, change_below: int = 0
+    item: Item, bucket: ObjectBucket, run: Run, prefix: str, change: Change | None = None, variant: str = ""
 ) -> Outcome:
-    """Copies what is not there yet, below ``<prefix>/<bucket>/``; objects under ``change_below`` bytes may be changed.
+    """Copies what is not there yet, below ``<prefix>/<bucket>/``; small objects may be changed.
+
+    ``variant`` says how: what was copied as another one is copied again.
 
     Raises what stands in the way of all objects: SourceUnavailable, ObjectStoreUnavailable, errors of the log.
     """
-    copying = _Copying(item, run, prefix, change, change_below)
+    copying = _Copying(item, run, prefix, change, variant)
     await run.making(item, "objects", f"{prefix}/{bucket.name}/")
     async for info in run.objects.list(f"{prefix}/{bucket.name}/"):
         copying.there[info.key] = info.size
@@ -79,10 +83,13 @@ async def copy_bucket(
     for _ in range(ROUNDS):
         now = (await stream_info(run.server, bucket.info.name)).last_seq
         if now == last:
-            return copying.outcome
+            break
         last = now
         await _round(copying, await list_objects(run.server, bucket))
-    if (await stream_info(run.server, bucket.info.name)).last_seq != last:
+        await run.journal.flush()
+    else:
+        now = (await stream_info(run.server, bucket.info.name)).last_seq
+    if now != last:
         copying.refused.setdefault(bucket.name, "the bucket keeps changing: apply again, it goes on from here")
     return copying.outcome
 
@@ -135,6 +142,7 @@ async def _bring(copying: _Copying, object: NatsObject) -> bool:
         line is not None
         and (line.source_seq, line.detail.get("nuid")) == (object.sequence, content.nuid)
         and copying.there.get(key) == line.size
+        and ("changed" not in line.detail or line.detail["changed"] == copying.variant)
     ):
         _count(copying, object.name, already=True)
         return False
@@ -146,8 +154,8 @@ async def _bring(copying: _Copying, object: NatsObject) -> bool:
     else:
         info = await _put(copying, object, content, key)
     copying.there[key] = info.size
-    changed = info.sha256 != sha256_of(content.digest)
-    await run.moved(_line(item, object, content, key, info, changed=changed))
+    changed = copying.variant if info.sha256 != sha256_of(content.digest) else None
+    await run.journal.moved_soon(_line(item, object, content, key, info, changed))
     _count(copying, object.name, size=info.size)
     return True
 
@@ -170,7 +178,7 @@ async def _may_replace(
     wanted = describe(details_of(object, content), key, run.migration)
     if line is None and dict(there.metadata) == wanted.metadata and there.sha256 == sha256_of(content.digest):
         # Killed between the put and the journal.
-        await run.moved(_line(copying.item, object, content, key, there, changed=False))
+        await run.journal.moved_soon(_line(copying.item, object, content, key, there, None))
         _count(copying, object.name, already=True)
         return False
     return True
@@ -187,11 +195,14 @@ async def _put(copying: _Copying, object: NatsObject, content: NatsObject, key: 
         return await run.objects.put(key, b"", metadata=described.metadata)
     pieces = _pieces(run, content)
     async with aclosing(pieces):
-        if copying.change is not None and content.size < copying.change_below:
+        if content.size < SMALL_BYTES:
             body = b"".join([piece async for piece in pieces])
-            changed = copying.change(object, body)
-            return await run.objects.put(key, body if changed is None else changed, metadata=described.metadata)
-        info = await run.objects.put(key, pieces, metadata=described.metadata)
+            changed = None if copying.change is None else copying.change(object, body)
+            if changed is not None:
+                return await run.objects.put(key, changed, metadata=described.metadata)
+            info = await run.objects.put(key, body, metadata=described.metadata)
+        else:
+            info = await run.objects.put(key, pieces, metadata=described.metadata)
     expected = sha256_of(content.digest)
     if expected is not None and info.sha256 != expected:
         await run.objects.delete(key)
@@ -222,7 +233,7 @@ async def _honour_deletion(copying: _Copying, object: NatsObject, key: str, line
         if there is not None and there.metadata.get(MADE_BY) == copying.run.migration:
             await copying.run.objects.delete(key)
         copying.there.pop(key, None)
-    await copying.run.moved(
+    await copying.run.journal.moved_soon(
         Moved(
             item=copying.item.id, name=object.name, source_seq=object.sequence, target=key, size=0, checksum="",
             detail={"deleted": True},
@@ -231,10 +242,12 @@ async def _honour_deletion(copying: _Copying, object: NatsObject, key: str, line
     return True
 
 
-def _line(item: Item, object: NatsObject, content: NatsObject, key: str, info: ObjectInfo, *, changed: bool) -> Moved:
+def _line(
+    item: Item, object: NatsObject, content: NatsObject, key: str, info: ObjectInfo, changed: str | None
+) -> Moved:  # fmt: skip
     detail: dict[str, JsonValue] = {"nuid": content.nuid, "digest": content.digest}
-    if changed:
-        detail["changed"] = True
+    if changed is not None:
+        detail["changed"] = changed
     return Moved(
         item=item.id, name=object.name, source_seq=object.sequence, target=key, size=info.size, checksum=info.sha256,
         detail=detail,

@@ -7,7 +7,9 @@ honoured.
 
 from __future__ import annotations
 
-from dynlog.adapters.nats.objects import NatsObject, ObjectBucket, list_objects, object_buckets
+from dynlog.adapters.nats.object_meta import stream_of
+from dynlog.adapters.nats.objects import NatsObject, ObjectBucket, list_objects
+from dynlog.adapters.nats.streams import stream_info
 from dynlog.errors import SourceNotFound
 from dynlog.migrations.nats.contract import Difference, Item, Outcome, Refusal, Run
 from dynlog.migrations.nats.keys import OBJECTS, encode_name
@@ -26,7 +28,7 @@ class ObjectMover:
         return [
             bucket_item(self.kind, OBJECTS, bucket, await list_objects(survey.server, bucket))
             for bucket in survey.object_buckets
-            if not await is_model_bucket(survey.server, bucket)
+            if not await is_model_bucket(survey, bucket)
         ]
 
     async def apply(self, item: Item, run: Run) -> Outcome:
@@ -73,12 +75,11 @@ def bucket_item(kind: str, prefix: str, bucket: ObjectBucket, objects: list[Nats
 
 
 async def bucket_of(item: Item, run: Run) -> ObjectBucket:
-    """The item's bucket as it is now; raises SourceNotFound if it is gone, or was made anew."""
-    for bucket in await object_buckets(run.server):
-        if bucket.name == item.source:
-            if bucket.info.created != item.created:
-                raise SourceNotFound(
-                    f"bucket {item.source!r} was deleted and made anew since the plan: plan and apply again"
-                )
-            return bucket
-    raise SourceNotFound(f"there is no bucket {item.source!r} any more: what was copied stays")
+    """The item's bucket, of which here only name and stream count; raises SourceNotFound if it is gone or another."""
+    try:
+        info = await stream_info(run.server, stream_of(item.source))
+    except SourceNotFound:
+        raise SourceNotFound(f"there is no bucket {item.source!r} any more: what was copied stays") from None
+    if info.created != item.created:
+        raise SourceNotFound(f"bucket {item.source!r} was deleted and made anew since the plan: plan and apply again")
+    return ObjectBucket(item.source, info, "", False, False, 0.0, -1, {})

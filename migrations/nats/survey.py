@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dynlog.adapters.nats.access import NatsServer
 from dynlog.adapters.nats.kv import KvBucketInfo, kv_buckets
@@ -35,6 +35,8 @@ class Survey:
     streams: Sequence[StreamInfo]
     log_url: str
     objects_url: str
+    models: dict[str, bool] = field(default_factory=dict)
+    """Which object buckets are models', as far as that was looked at."""
 
     @property
     def is_empty(self) -> bool:
