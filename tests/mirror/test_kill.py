@@ -81,7 +81,7 @@ async def test_a_mirror_killed_anywhere_loses_nothing_doubles_nothing_and_keeps_
         async with asyncio.TaskGroup() as group:
             group.create_task(theirs.produce(old, None))
             group.create_task(ours.produce(None, log))
-            for _ in range(rounds(5 if dynlog_engine == "sqlite" else 3)):
+            for _ in range(rounds(3 if dynlog_engine == "sqlite" else 2)):
                 async with mirror(*inward) as one, mirror(*outward) as other:
                     await asyncio.gather(at_work(one), at_work(other))
                     await asyncio.sleep(dice.uniform(0, 0.3))
