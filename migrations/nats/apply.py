@@ -16,7 +16,6 @@ from dynlog.errors import (
     LogUnavailable,
     ObjectStoreUnavailable,
     ProducerFenced,
-    SourceRefused,
     SourceUnavailable,
 )
 from dynlog.kv import HeldLease
@@ -28,7 +27,7 @@ from dynlog.migrations.nats.plan import Plan
 
 MOST_IN_A_ROW = 3
 """After so many items in a row that the object store had no answer for, the others are not tried."""
-HOPELESS = (SourceUnavailable, SourceRefused, LogUnavailable, ProducerFenced)
+HOPELESS = (SourceUnavailable, LogUnavailable, ProducerFenced)
 """Whatever comes next would meet the same: the items that are left are named as not tried."""
 
 Told = Callable[[Item], None]

@@ -6,7 +6,7 @@ References to files on NATS in the folder's small files (model cards) lead to th
 
 from __future__ import annotations
 
-from dynlog.adapters.nats.objects import NatsObject, list_objects
+from dynlog.adapters.nats.objects import NatsObject
 from dynlog.errors import ObjectCorrupt, ObjectNotFound
 from dynlog.folders import MANIFEST, FolderFile, FolderManifest
 from dynlog.migrations.nats.contract import MADE_BY, Difference, Item, Outcome, Refusal, Run
@@ -14,7 +14,7 @@ from dynlog.migrations.nats.keys import MODELS
 from dynlog.migrations.nats.model_buckets import References, is_model_bucket, place_of
 from dynlog.migrations.nats.object_check import compare_bucket, remove_copies
 from dynlog.migrations.nats.object_copy import Change, copy_bucket
-from dynlog.migrations.nats.objects import bucket_item, bucket_of
+from dynlog.migrations.nats.objects import bucket_of, planned_bucket
 from dynlog.migrations.nats.survey import Survey
 from dynlog.objects import ObjectInfo
 
@@ -29,7 +29,7 @@ class ModelMover:
         items = []
         for bucket in survey.object_buckets:
             if await is_model_bucket(survey, bucket):
-                item = bucket_item(self.kind, MODELS, bucket, await list_objects(survey.server, bucket))
+                item = await planned_bucket(self.kind, MODELS, survey, bucket)
                 notes = (*item.notes, f"references to it will name {place}/{bucket.name}/...")
                 items.append(item.model_copy(update={"notes": notes}))
         return items

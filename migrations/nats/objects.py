@@ -10,7 +10,7 @@ from __future__ import annotations
 from dynlog.adapters.nats.object_meta import stream_of
 from dynlog.adapters.nats.objects import NatsObject, ObjectBucket, list_objects
 from dynlog.adapters.nats.streams import stream_info
-from dynlog.errors import SourceNotFound
+from dynlog.errors import SourceError, SourceNotFound, SourceUnavailable
 from dynlog.migrations.nats.contract import Difference, Item, Outcome, Refusal, Run
 from dynlog.migrations.nats.keys import OBJECTS, encode_name
 from dynlog.migrations.nats.model_buckets import is_model_bucket
@@ -26,7 +26,7 @@ class ObjectMover:
 
     async def plan(self, survey: Survey) -> list[Item]:
         return [
-            bucket_item(self.kind, OBJECTS, bucket, await list_objects(survey.server, bucket))
+            await planned_bucket(self.kind, OBJECTS, survey, bucket)
             for bucket in survey.object_buckets
             if not await is_model_bucket(survey, bucket)
         ]
@@ -41,8 +41,18 @@ class ObjectMover:
         return await remove_copies(item, run)
 
 
-def bucket_item(kind: str, prefix: str, bucket: ObjectBucket, objects: list[NatsObject]) -> Item:
-    """What the bucket becomes below the prefix."""
+async def planned_bucket(kind: str, prefix: str, survey: Survey, bucket: ObjectBucket) -> Item:
+    """What the bucket becomes below the prefix; one that cannot be listed is not moved, and says why."""
+    try:
+        return _bucket_item(kind, prefix, bucket, await list_objects(survey.server, bucket))
+    except SourceUnavailable:
+        raise
+    except SourceError as error:
+        refused = (Refusal(name=bucket.name, why=str(error)),)
+        return Item(kind=kind, source=bucket.name, target="", created=bucket.info.created, refused=refused)
+
+
+def _bucket_item(kind: str, prefix: str, bucket: ObjectBucket, objects: list[NatsObject]) -> Item:
     live = [object for object in objects if not object.deleted and not object.problem]
     names = {object.name for object in live}
     notes = [note for note, holds in (("sealed", bucket.sealed), ("compressed", bucket.compressed)) if holds]

@@ -61,7 +61,7 @@ async def make_plan(
     release, advice = recognise(survey, found)
     return Plan(
         migration=survey.migration, source=survey.server.shown, log=survey.log_url, objects=survey.objects_url,
-        release=release, advice=advice, items=tuple(_without_collisions(chosen)),
+        release=release, advice=advice, items=tuple(without_collisions(chosen)),
     )  # fmt: skip
 
 
@@ -90,7 +90,7 @@ def is_named(item: Item, name: str) -> bool:
     return fnmatchcase(item.source, name) or fnmatchcase(item.id, name)
 
 
-def _without_collisions(items: Sequence[Item]) -> list[Item]:
+def without_collisions(items: Sequence[Item]) -> list[Item]:
     """The items; of several with one target none is moved, and each names the others."""
     by_target: dict[tuple[str, str], list[Item]] = {}
     for item in items:

@@ -24,7 +24,7 @@ class Verified(BaseModel):
 async def verify_plan(plan: Plan, run: Run) -> list[Verified]:
     """Compares every item that the plan moves; an item that cannot be compared says so as a difference.
 
-    Raises what stands in the way of all: SourceUnavailable, SourceRefused, LogUnavailable.
+    Raises what stands in the way of all: SourceUnavailable, LogUnavailable.
     """
     verified = []
     for item in plan.moving:

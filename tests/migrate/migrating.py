@@ -37,6 +37,7 @@ class Migrating:
     name: str = "test"
     choices: Choices = field(default_factory=Choices)
     limits: Limits | None = None
+    ttl_s: float = 10.0
 
     def into(self, objects: ObjectStore) -> Migrating:
         """The same with another store."""
@@ -51,7 +52,8 @@ class Migrating:
         """What was done, by item."""
         async with open_nats(NatsAccess(self.nats)) as server:
             plan = await self._plan(server, only)
-            async with only_one(self.log, self.name) as lease, Journal.write(self.log, self.name) as journal:
+            lock, writing = only_one(self.log, self.name, ttl_s=self.ttl_s), Journal.write(self.log, self.name)
+            async with lock as lease, writing as journal:
                 outcomes = await apply_plan(plan, self._run(server, journal), lease)
         return {outcome.item: outcome for outcome in outcomes}
 

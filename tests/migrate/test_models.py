@@ -59,6 +59,16 @@ async def test_references_in_cards_lead_to_the_copies_and_only_in_the_copies(
     assert files["sub/card.json"] == json.dumps(CARD).encode()
 
 
+async def test_a_card_whose_models_are_elsewhere_now_is_copied_again(migrating: Migrating, writer: Writer) -> None:
+    await model(writer)
+    await replace(migrating, choices=Choices(model_root="/old")).apply()
+    moved = replace(migrating, choices=Choices(model_root="/new"))
+    assert await moved.differences() == {"model:llama": ["sub/card.json"]}
+    assert (await moved.apply())["model:llama"].moved == 1
+    assert b"/new/llama/config.json" in await migrating.objects.get_bytes("models/llama/sub/card.json")
+    assert await moved.differences() == {}
+
+
 async def test_a_card_in_a_key_value_bucket_leads_to_the_copies_too(migrating: Migrating, writer: Writer) -> None:
     await model(writer)
     cards = await writer.js.create_key_value(bucket="mdc")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 import dynlog
-from dynlog.errors import ConfigurationError, KeyExists, ObjectStoreUnavailable
+from dynlog.errors import ConfigurationError, KeyExists, LeaseLost, ObjectStoreUnavailable
+from dynlog.kv import open_kv
+from dynlog.kv.records import Revoke
 from dynlog.migrations.nats.contract import Limits
 from dynlog.objects import Body, ObjectInfo, ObjectStore
 from tests.migrate.migrating import CHUNK, Migrating, body, bucket, holding, put, said
@@ -188,6 +191,25 @@ async def test_an_apply_whose_log_is_taken_from_it_stops(migrating: Migrating, w
 
     outcome = (await migrating.into(Watched(migrating.objects, before=taken)).apply())["objects:weights"]
     assert "another instance took over" in outcome.refused[0].why
+
+
+async def test_an_apply_whose_lease_has_ended_stops_in_the_middle_of_what_it_does(
+    migrating: Migrating, writer: Writer
+) -> None:
+    await put(await bucket(writer, "weights"), "a", b"a")
+
+    async def ended(key: str) -> None:
+        async with open_kv(migrating.log) as kv:
+            lock = await kv.bucket("migrations")
+            entry = await lock.get(migrating.name)
+            assert entry is not None
+            await lock.say(Revoke(entry.lease))
+        await asyncio.Event().wait()
+
+    migrating = replace(migrating, objects=Watched(migrating.objects, before=ended), ttl_s=0.5)
+    with pytest.raises(LeaseLost):
+        await migrating.apply()
+    assert await migrating.keys() == []
 
 
 async def test_a_bucket_that_was_made_anew_under_its_name_is_not_mixed_with_the_old_one(
