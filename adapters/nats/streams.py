@@ -113,11 +113,14 @@ async def read_stream(
     fetcher = _fetcher(server, info, subject)
     at, pauses, patience = max(first, 1), iter(_AGAIN), None
     try:
-        while at <= last:
+        while True:
             try:
                 if patience is not None:
                     await server.connected(patience)
+                if patience is not None or at > last:
                     await _check_same(server, info)
+                if at > last:
+                    return
                 messages, following, ended = await fetcher.fetch(at, last)
                 if ended and following <= last and isinstance(fetcher, Batches):
                     # A replica that is behind ends early: only the leader knows that nothing follows.
@@ -128,10 +131,7 @@ async def read_stream(
                 fetcher.close()
                 fetcher = _window(server, info, subject)
                 continue
-            except SourceNotFound:
-                await _check_same(server, info)
-                raise
-            except SourceUnavailable:
+            except (SourceUnavailable, SourceNotFound):
                 patience = patience or Deadline(server.patience_s)
                 if patience.passed or server.client.ended is not None:
                     raise
@@ -143,7 +143,6 @@ async def read_stream(
                 if message.sequence > last:
                     break
                 yield message if message.malformed is None else await _exact(server, info, message)
-        await _check_same(server, info)
     finally:
         fetcher.close()
 
