@@ -27,6 +27,8 @@ LOOK_S = 0.25
 CONNECTIONS = "$SYS.REQ.ACCOUNT.PING.CONNZ"
 ASK_S = 1.0
 MOST_CONNECTIONS = 1024
+OURS = "dynlog"
+"""The name of this connection and of those of mirrors that run, which ask a lot and are not the old side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,8 @@ class Publishing:
         who = "; it came from one of: " + ", ".join(self.publishers[:10]) if self.publishers else (
             "; the server does not tell who published it"
         )  # fmt: skip
-        return f"{sum(self.subjects.values())} messages came on {subjects}{who}"
+        count = sum(self.subjects.values())
+        return f"{count} message{'' if count == 1 else 's'} came on {subjects}{who}"
 
 
 async def watch_stream(
@@ -60,6 +63,8 @@ async def watch_stream(
         found = await foreign_messages(server, now, first, here, subject)
         if found:
             publishers = await _publishers(server, before, deadline)
+            now = await stream_info(server, info.name)
+            found = await foreign_messages(server, now, first, here, subject)
             return now, Publishing(dict(found.most_common()), publishers)
         first = now.last_seq + 1
         if deadline.passed:
@@ -85,31 +90,32 @@ async def _publishers(
 ) -> tuple[str, ...]:
     """Who sent something; what came may have come before the connections were looked at, then by the next of it."""
     while before:
+        await asyncio.sleep(min(LOOK_S, deadline.remaining))
         named = _busy(before, await _connections(server))
         if named or deadline.passed:
             return named
-        await asyncio.sleep(min(LOOK_S, deadline.remaining))
     return ()
 
 
 async def _connections(server: NatsServer) -> dict[int, dict[str, Any]]:
-    """The account's connections by number, without this one; none if the server does not tell."""
+    """The account's connections by number, without ours; none if the server does not tell."""
     try:
         answer = await server.client.request(
             CONNECTIONS, json.dumps({"limit": MOST_CONNECTIONS}).encode(), timeout=ASK_S
         )
         said = json.loads(answer.data)["data"]["connections"]
-        return {int(one["cid"]): one for one in said if int(one["cid"]) != server.client.client_id}
+        return {int(one["cid"]): one for one in said if one.get("name") != OURS}
     except (nats.errors.Error, OSError, ValueError, KeyError, TypeError):
         return {}
 
 
 def _busy(before: Mapping[int, Mapping[str, Any]], after: Mapping[int, Mapping[str, Any]]) -> tuple[str, ...]:
-    """Those that sent something between the two."""
-    names = []
+    """Those that sent something between the two, who sent most first."""
+    names: list[tuple[int, str]] = []
     for number, now in after.items():
         sent = int(now.get("in_msgs") or 0) - int(before.get(number, {}).get("in_msgs") or 0)
         if sent > 0:
             name = now.get("name") or f"a client in {now.get('lang') or 'an unknown language'}"
-            names.append(f"{name} at {now.get('ip')}:{now.get('port')} (connection {number}, {sent} messages)")
-    return tuple(names)
+            place = f"{now.get('ip')}:{now.get('port')}"
+            names.append((-sent, f"{name} at {place} (connection {number}, sent {sent})"))
+    return tuple(text for _, text in sorted(names))
