@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from nats.js.api import KeyValueConfig, StorageType
 from nats.js.kv import KeyValue
 
+from dynlog.batch import StoredRecord
 from dynlog.errors import ConfigurationError, SourceChanged, TopicNotFound
 from dynlog.kv.rows import Op
 from dynlog.kv.store import open_kv
@@ -31,6 +34,12 @@ async def bucket_of(source: Source, name: str, **config: object) -> KeyValue:
 async def values_of(log: Log, name: str) -> dict[str, bytes]:
     async with open_kv(log, compaction=None) as kv:
         return {entry.key: entry.value for entry in await (await kv.bucket(name)).entries()}
+
+
+async def stored_in(log: Log, topic: str) -> AsyncIterator[StoredRecord]:
+    batch = await log.read(await log.position(topic, 0))
+    for stored in batch:
+        yield stored
 
 
 async def history_of(log: Log, name: str, key: str) -> list[tuple[Op, bytes]]:
@@ -167,7 +176,7 @@ async def test_what_was_written_in_the_log_since_is_not_overwritten(source: Sour
 
     assert [refusal.name for refusal in outcome.refused] == ["b key k (revision 2)"]
     assert await values_of(dynlog_log, "b") == {"k": b"the new side's", "other": b"fine"}
-    assert [difference.name for difference in await moving.verify(item)] == ["b key k"]
+    assert [difference.name for difference in await moving.verify(item)] == ["b key k (revision 2)", "b key k"]
 
 
 async def test_a_bucket_that_was_compacted_since_is_not_written_to(source: Source, dynlog_log: Log) -> None:
@@ -275,6 +284,28 @@ async def test_verify_names_keys_that_differ_and_those_that_vanished_from_the_so
     assert set(differences) == {"b key changed", "b key vanished", "b key deleted", "b key new"}
     assert "another value" in differences["b key changed"]
     assert "without a trace" in differences["b key vanished"]
+
+
+async def test_verify_names_a_revision_of_the_past_that_is_not_in_the_log(source: Source, dynlog_log: Log) -> None:
+    there = await bucket_of(source, "b", history=3)
+    for value in (b"one", b"two", b"three"):
+        await there.put("k", value)
+    moving = migration(source, dynlog_log)
+    item = await moving.planned("b")
+    await moving.apply(item)
+    topic = await dynlog_log.topic("dynlog.kv.b")
+    records = [stored.record async for stored in stored_in(dynlog_log, "dynlog.kv.b")]
+    await dynlog_log.delete_topic("dynlog.kv.b")
+    await dynlog_log.create_topic("dynlog.kv.b", labels=dict(topic.labels))
+    changed = replace(records[0], parts=(records[0].parts[0], b"other"))
+    await dynlog_log.append("dynlog.kv.b", 0, [changed, records[2]])
+
+    differences = {difference.name: difference.what for difference in await moving.verify(item)}
+
+    assert differences == {
+        "b key k (revision 1)": "is another change in the log than in the source",
+        "b key k (revision 2)": "was passed over in the log",
+    }
 
 
 async def test_a_bucket_that_was_made_anew_is_another(source: Source, dynlog_log: Log) -> None:
