@@ -26,10 +26,6 @@ class Meter:
         """So much of the item."""
         self._done[item.id] = names, size
 
-    def end(self, item: Item) -> None:
-        """All of the item, however it ended."""
-        self._done[item.id] = self._expected[item.id]
-
     @property
     def share(self) -> float:
         """Between 0 and 1: names count as much as bytes do, because small things cost time, too."""

@@ -42,7 +42,10 @@ async def plan(ends: Ends, *, as_json: bool) -> None:
         objects = await stack.enter_async_context(
             open_objects(ends.objects if _is_there(ends.objects) else "memory://")
         )
-        say_plan(await _planned(ends, server, log, objects), as_json=as_json)
+        planned = await _planned(ends, server, log, objects)
+    say_plan(planned, as_json=as_json)
+    for advice in planned.advice:
+        say(advice)
 
 
 async def apply(ends: Ends, *, as_json: bool) -> None:
@@ -118,10 +121,7 @@ async def _planned(ends: Ends, server: NatsServer, log: Log, objects: ObjectStor
     survey = await look_around(
         ends.name, server, log, objects, _choices(ends), log_url=shown(ends.log), objects_url=shown(ends.objects)
     )
-    planned = await make_plan(survey, only=ends.only, exclude=ends.exclude)
-    for advice in planned.advice:
-        say(advice)
-    return planned
+    return await make_plan(survey, only=ends.only, exclude=ends.exclude)
 
 
 def _choices(ends: Ends) -> Choices:

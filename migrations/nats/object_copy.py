@@ -57,8 +57,13 @@ class _Copying:
     moved: int = 0
     already: int = 0
     bytes: int = 0
+    under_way: int = 0
     failures: int = 0
     large: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def tell(self) -> None:
+        """How far it is."""
+        self.run.progress(self.item, len(self.done), self.bytes + self.under_way)
 
     @property
     def outcome(self) -> Outcome:
@@ -193,7 +198,7 @@ async def _put(copying: _Copying, object: NatsObject, content: NatsObject, key: 
         await run.objects.put(beside, described.beside, metadata={MADE_BY: run.migration})
     if object.link is not None and object.link[1] is None:  # to a whole bucket: there are no bytes that it leads to
         return await run.objects.put(key, b"", metadata=described.metadata)
-    pieces = _pieces(run, content)
+    pieces = _pieces(copying, content)
     async with aclosing(pieces):
         if content.size < SMALL_BYTES:
             body = b"".join([piece async for piece in pieces])
@@ -213,12 +218,19 @@ async def _put(copying: _Copying, object: NatsObject, content: NatsObject, key: 
     return info
 
 
-async def _pieces(run: Run, content: NatsObject) -> AsyncGenerator[bytes, None]:
-    chunks = read_object(run.server, content)
-    async with aclosing(chunks):
-        async for chunk in chunks:
-            await run.limits.pay(len(chunk))
-            yield chunk
+async def _pieces(copying: _Copying, content: NatsObject) -> AsyncGenerator[bytes, None]:
+    """The object's bytes within the rate; while they are under way they count as done."""
+    chunks, taken = read_object(copying.run.server, content), 0
+    try:
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                await copying.run.limits.pay(len(chunk))
+                taken += len(chunk)
+                copying.under_way += len(chunk)
+                copying.tell()
+                yield chunk
+    finally:
+        copying.under_way -= taken
 
 
 async def _honour_deletion(copying: _Copying, object: NatsObject, key: str, line: Moved | None) -> bool:
@@ -261,4 +273,4 @@ def _count(copying: _Copying, name: str, *, size: int = 0, already: bool = False
         copying.moved += 1
         copying.bytes += size
     copying.done.add(name)
-    copying.run.progress(copying.item, len(copying.done), copying.bytes)
+    copying.tell()
