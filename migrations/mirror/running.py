@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from typing import Literal
 
 from dynlog.adapters.nats.access import NatsAccess, NatsServer
+from dynlog.adapters.nats.names import component_of
 from dynlog.adapters.nats.streams import stream_info
 from dynlog.batch import Position
 from dynlog.errors import DynlogError
@@ -22,6 +24,7 @@ from dynlog.migrations.mirror.keeping import PASSING, PATIENCE_S, Told, keep_mir
 from dynlog.migrations.mirror.outbound import Subjects, check_subject
 from dynlog.migrations.mirror.outward import OutwardMirror
 
+logger = logging.getLogger("dynlog.mirror")
 LAST_WORD_S = 5.0
 
 
@@ -46,6 +49,11 @@ async def mirror_stream(
     """
     choice = choice or Choice()
     info = await stream_info(server, stream)
+    if component_of(stream) is not None:
+        logger.warning(
+            "stream %s holds Dynamo's KV events, and they are mirrored as they are: for a router's event topic use "
+            "'dynlog router ingest --format dynamo-nats'", stream,
+        )  # fmt: skip
     target = await target_topic(log, topic, partitions)
     book = await open_book(log)
     await book.shorten()

@@ -89,10 +89,10 @@ async def test_a_mirror_killed_anywhere_loses_nothing_doubles_nothing_and_keeps_
                     await asyncio.sleep(dice.uniform(0, 0.1))
             theirs.stop()
             ours.stop()
-        for last in (inward, outward):
-            async with mirror(*last, "--once") as process:
-                await asyncio.wait_for(process.communicate(), PATIENCE_S)
-                assert process.returncode == 0
+        async with mirror(*inward, "--once") as one, mirror(*outward, "--once") as other:
+            for last in (one, other):
+                await asyncio.wait_for(last.communicate(), PATIENCE_S)
+            assert one.returncode == other.returncode == 0
         for side in (await bodies(log, "t"), await old.bodies()):
             theirs.check(side)
             ours.check(side)
