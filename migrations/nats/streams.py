@@ -13,12 +13,13 @@ from pydantic import JsonValue
 from dynlog.adapters.nats.streams import StreamInfo, read_stream, stream_info
 from dynlog.errors import ConfigurationError, SourceChanged, TopicNotFound
 from dynlog.log import Log
+from dynlog.migrations.mirror.choice import Choice, recorded_choice
 from dynlog.migrations.mirror.inbound import producer_of
 from dynlog.migrations.mirror.path import stream_place
 from dynlog.migrations.nats.contract import MADE_BY, Difference, Item, Outcome, Refusal, Run
 from dynlog.migrations.nats.origin import SOURCE_LABEL, last_sequences
 from dynlog.migrations.nats.positions import check_groups, look_at_consumers, move_groups
-from dynlog.migrations.nats.spread import Spread, spread_of
+from dynlog.migrations.nats.spread import spread_of
 from dynlog.migrations.nats.stream_check import compare_stream, others_records
 from dynlog.migrations.nats.stream_copy import Judge, StreamCopy, message_name
 from dynlog.migrations.nats.survey import Survey
@@ -43,7 +44,7 @@ class StreamMover:
         items = []
         for info in survey.streams:
             target = targets[info.name]
-            why = _in_the_way(info, topics.get(target), label_of(info, by), partitions)
+            why = _in_the_way(info, topics.get(target), by, partitions)
             if why is not None:
                 items.append(_item(self.kind, info, "", [], [why], {}))
                 continue
@@ -60,7 +61,7 @@ class StreamMover:
     async def apply(self, item: Item, run: Run) -> Outcome:
         info = await _info(item, run)
         topic = await _make_topic(item, info, run)
-        copy = StreamCopy(item, run, topic, _spread(item), info)
+        copy = StreamCopy(item, run, topic, spread_of(*_chosen(item)), info)
         await copy.run()
         _, left = await move_groups(run.server, run.log, topic.name, info)
         done = copy.done
@@ -75,7 +76,7 @@ class StreamMover:
             topic = await run.log.topic(item.target)
         except TopicNotFound:
             return [Difference(name=info.name, what=f"there is no topic {item.target}: apply it")]
-        differences = await compare_stream(run.server, info, run.log, topic, _spread(item))
+        differences = await compare_stream(run.server, info, run.log, topic, spread_of(*_chosen(item)))
         return [*differences, *await check_groups(run.server, run.log, topic.name, info)]
 
     async def rollback(self, item: Item, run: Run) -> Outcome:
@@ -97,22 +98,32 @@ def _item(
     )  # fmt: skip
 
 
-def _in_the_way(info: StreamInfo, there: Topic | None, label: str, partitions: int) -> Refusal | None:
+def _in_the_way(info: StreamInfo, there: Topic | None, by: str | None, partitions: int) -> Refusal | None:
     """Why the stream cannot be moved at all."""
     why = ""
     if info.name.startswith("$"):
         why = "it is the NATS server's own (MQTT keeps sessions in such streams): nothing of dynlog reads it"
     elif len(producer_of(stream_place(info))) > MAX_PRODUCER:
         why = "its name is too long to stand in the marks of its records: mirror it into a stream with a shorter one"
-    elif there is not None and SOURCE_LABEL in there.labels:
-        if there.labels[SOURCE_LABEL] != label:
-            why = (
-                f"topic {there.name} holds {there.labels[SOURCE_LABEL]} and would hold {label}: roll that migration "
-                "back, or delete the topic"
-            )
-        elif there.partitions != partitions:
-            why = f"topic {there.name} has {there.partitions} partitions and not {partitions}: give that number"
+    elif there is not None:
+        why = _other_use(there, info, by, partitions)
     return Refusal(name=info.name, why=why) if why else None
+
+
+def _other_use(there: Topic, info: StreamInfo, by: str | None, partitions: int) -> str:
+    """What the topic is for, if not for all of the stream, spread like this: marks would be taken for repeats."""
+    label, mirrored = there.labels.get(SOURCE_LABEL), recorded_choice(there, stream_place(info))
+    if label is not None and label != (wanted := label_of(info, by)):
+        return (
+            f"topic {there.name} holds {label} and would hold {wanted}: roll that migration back, or delete the topic"
+        )
+    if mirrored is not None and mirrored != Choice(None, by):
+        what = mirrored.subject or "all"
+        how = f", spread by {mirrored.partition_by}" if mirrored.partition_by else ""
+        return f"a mirror brings {what} of the stream{how} into topic {there.name}: let it, or delete the topic"
+    if (label or mirrored) and there.partitions != partitions:
+        return f"topic {there.name} has {there.partitions} partitions and not {partitions}: give that number"
+    return ""
 
 
 def _settings_notes(info: StreamInfo) -> list[str]:
@@ -164,26 +175,19 @@ async def _info(item: Item, run: Run) -> StreamInfo:
     return info
 
 
-def _spread(item: Item) -> Spread:
-    by, partitions = item.settings.get("partition_by"), item.settings.get("partitions", 1)
-    return spread_of(by if isinstance(by, str) else None, partitions if isinstance(partitions, int) else 1)
-
-
 async def _make_topic(item: Item, info: StreamInfo, run: Run) -> Topic:
-    by, partitions = item.settings.get("partition_by"), item.settings.get("partitions", 1)
-    label = label_of(info, by if isinstance(by, str) else None)
-    count = partitions if isinstance(partitions, int) else 1
+    by, partitions = _chosen(item)
     try:
         topic = await run.log.topic(item.target)
     except TopicNotFound:
         await run.making(item, "topic", item.target)
         age = int(info.config.get("max_age") or 0) / 1e9
         topic = await run.log.create_topic(
-            item.target, partitions=count, exist_ok=True, retention=Retention(max_age_s=age or None),
-            labels={SOURCE_LABEL: label, MADE_BY: run.migration},
+            item.target, partitions=partitions, exist_ok=True, retention=Retention(max_age_s=age or None),
+            labels={SOURCE_LABEL: label_of(info, by), MADE_BY: run.migration},
         )  # fmt: skip
-    refusal = _in_the_way(info, topic, label, count)
-    # A mirror's topic has no label, but the stream's records.
+    refusal = _in_the_way(info, topic, by, partitions)
+    # A mirror's topic has no label of ours, but the stream's records.
     if refusal is None and SOURCE_LABEL not in topic.labels and not await _holds(run.log, topic, info):
         refusal = Refusal(
             name=info.name, why=f"topic {topic.name} is there and holds nothing of this stream: delete it"
@@ -191,6 +195,11 @@ async def _make_topic(item: Item, info: StreamInfo, run: Run) -> Topic:
     if refusal is not None:
         raise ConfigurationError(f"{refusal.name}: {refusal.why}; nothing was written into it")
     return topic
+
+
+def _chosen(item: Item) -> tuple[str | None, int]:
+    by, partitions = item.settings.get("partition_by"), item.settings.get("partitions")
+    return by if isinstance(by, str) else None, partitions if isinstance(partitions, int) else 1
 
 
 async def _holds(log: Log, topic: Topic, info: StreamInfo) -> bool:

@@ -7,12 +7,14 @@ from collections import defaultdict
 
 import pytest
 
-from dynlog.adapters.nats.streams import StreamMessage
+from dynlog.adapters.nats.streams import StreamMessage, read_stream, stream_info
 from dynlog.batch import StoredRecord
 from dynlog.dedupe import DedupeTable
 from dynlog.errors import ConfigurationError, SourceChanged, TopicNotFound
 from dynlog.log import Log
+from dynlog.migrations.mirror.choice import Choice, settle
 from dynlog.migrations.mirror.inbound import SUBJECT, source_of, to_record
+from dynlog.migrations.mirror.path import stream_place
 from dynlog.migrations.nats.contract import Choices
 from dynlog.migrations.nats.origin import record_of
 from dynlog.migrations.nats.streams import StreamMover
@@ -218,6 +220,37 @@ async def test_a_topic_that_is_anothers_is_not_written_into(source: Source, dynl
     with pytest.raises(ConfigurationError, match="holds nothing of this stream"):
         await moving.apply(item)
     assert [body(stored) for stored in await records_of(dynlog_log, "S")] == [b"mine"]
+
+
+async def test_a_topic_into_which_a_part_of_the_stream_is_mirrored_is_left_to_the_mirror(
+    source: Source, dynlog_log: Log
+) -> None:
+    await source.stream("S", "s.>")
+    await source.fill("s.a", 3)
+    info = await stream_info(source.server, "S")
+    topic = await dynlog_log.create_topic("S")
+    await settle(dynlog_log, topic, info, Choice("s.b"))
+    refused = await migration(source, dynlog_log).planned("S")
+    assert refused.target == ""
+    assert "a mirror brings s.b" in refused.refused[0].why
+
+
+async def test_a_mirrors_topic_is_gone_on_with(source: Source, dynlog_log: Log) -> None:
+    await source.stream("S", "s")
+    await source.fill("s", 5)
+    info = await stream_info(source.server, "S")
+    topic = await dynlog_log.create_topic("S")
+    await settle(dynlog_log, topic, info, Choice())
+    moving = migration(source, dynlog_log)
+    async for message in read_stream(source.server, info, first=1, last=3):
+        await dynlog_log.append("S", 0, [to_record(message, stream_place(info))])
+    item = await moving.planned("S")
+    outcome = await moving.apply(item)
+    assert (outcome.moved, outcome.already) == (2, 3)
+    assert [sequence(stored) for stored in await records_of(dynlog_log, "S")] == [1, 2, 3, 4, 5]
+    assert await moving.verify(item) == []
+    assert len(await records_of(dynlog_log, "S")) == 5
+    assert (await moving.rollback(item)).moved == 0
 
 
 async def test_a_stream_that_was_made_anew_is_another(source: Source, dynlog_log: Log) -> None:
