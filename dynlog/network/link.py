@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, Callable, Sequence
+from time import monotonic
 from typing import Any, Protocol, cast
 
 from dynlog.call_errors import CallError, NotSent
@@ -17,7 +18,7 @@ from dynlog.errors import Closed, DeadlineExceeded, DynlogError
 from dynlog.network.calls import Call
 from dynlog.network.deadlines import Deadlines
 from dynlog.network.incoming import IncomingCall, wake
-from dynlog.network.link_io import LinkIo
+from dynlog.network.link_io import FLUSH_AT, FLUSH_AT_MOST, LinkIo
 from dynlog.network.outgoing import OutgoingStream, Unary, error_of, lost
 from dynlog.network.services import Services
 from dynlog.network.serving import forget, serve, start
@@ -199,6 +200,8 @@ class Link(LinkIo):
                 serve(self, event)  # type: ignore[arg-type]
             else:
                 self._other(event)
+        # Calls leave by halves of those under way, and all answers to what came together in one piece.
+        self.flush_at = min(max(FLUSH_AT, len(self.calls), self._waiting // 2), FLUSH_AT_MOST)
 
     def _other(self, event: Event) -> None:
         match event:
@@ -281,11 +284,10 @@ class Link(LinkIo):
         self._watcher.over(self, error)
 
     def _open(self, call: Call, body: Buffer | None, end: bool) -> Stream | None:
-        now = self.loop.time()
         try:
             return self.session.open(
                 call.target.key, call.topic, "" if call.caller.id == self.own_id else str(call.caller),
-                call.correlation_id, call.attempt, call.headers, call.deadline.at, body, end, now,
+                call.correlation_id, call.attempt, call.headers, call.deadline.at, body, end, monotonic(),
             )  # fmt: skip
         except Closed:
             raise lost(call, False, self.peer_name, self._why) from None

@@ -14,9 +14,9 @@ from dynlog.network.session_events import Event
 from dynlog.record import Buffer
 from dynlog.wire import Channel
 
-FLUSH_AT = 16
-"""What a round of the loop makes ready leaves in pieces of about so many records: both ends are at work at once, and a
-write is still cheap beside what it carries."""
+FLUSH_AT, FLUSH_AT_MOST = 16, 64
+"""What a round of the loop makes ready leaves in pieces of about so many records, more if more is under way: both ends
+are at work at once, and a write is still cheap beside what it carries."""
 TAKE_BYTES = 256 << 10
 """What is handed to a channel at once before it is asked whether it has room."""
 
@@ -51,6 +51,7 @@ class LinkIo(ABC):
         self._writable = False
         self._scheduled = False
         self._ready = 0
+        self.flush_at = FLUSH_AT
         self._flushers: list[asyncio.Future[None]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -75,6 +76,11 @@ class LinkIo(ABC):
     def channel(self) -> Channel | None:
         """What carries the session now."""
         return None if self._port is None else self._port.channel
+
+    @property
+    def carried(self) -> bool:
+        """Whether a channel carries the session, which is not over."""
+        return self._port is not None and not self.session.over
 
     def frames_received(self, generation: int, frames: Sequence[Buffer]) -> None:
         """Called by a port."""
@@ -109,7 +115,7 @@ class LinkIo(ABC):
     def wake(self) -> None:
         """What is ready leaves when the loop comes round; of much, a part leaves before, so that the peer may begin."""
         self._ready += 1
-        if self._ready >= FLUSH_AT:
+        if self._ready >= self.flush_at:
             self.flush()
         elif not self._scheduled:
             self._scheduled = True
