@@ -26,6 +26,11 @@ NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _COUNT = count()
 
 
+def new_id() -> str:
+    """The correlation id of a call that was given none."""
+    return f"{this_process()}-{next(_COUNT):x}"
+
+
 @dataclass(slots=True)  # not frozen, which would triple the price of making one: nobody changes it all the same
 class Call:
     """One call as its caller makes it; repeated under the same ``correlation_id`` it is the same call."""
@@ -36,7 +41,7 @@ class Call:
     caller: DynamoEntityID
     headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
     """They travel to the handler and on to the calls that it makes: trace id, tenant, priority."""
-    correlation_id: str = field(default_factory=lambda: f"{this_process()}-{next(_COUNT):x}")
+    correlation_id: str = field(default_factory=new_id)
     attempt: int = 1
 
 

@@ -80,7 +80,7 @@ class Dialler:
         pauses: Iterator[float] | None = None
         while True:
             link = self.link
-            if link is None or link.session.over or link.channel is None:
+            if link is None or not link.carried:
                 link = await self.ready(call)
             try:
                 return await link.request(call, body)

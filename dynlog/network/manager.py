@@ -178,7 +178,7 @@ class DynamoNetworkManager:
         inherits the headers of the call that is handled and at most what is left of its time.  In a manager that was
         opened with ``durable=True`` one that could not be sent goes by the log, as does one whose ``path`` says so.
         """
-        requests = self._open
+        requests = self._requests or self._open
         body = message if type(message) is bytes else to_bytes(message)
         call = requests.call(target, topic, deadline, headers, correlation_id)
         return await requests.request(call, body, idempotent, path)

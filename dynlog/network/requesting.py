@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from dynlog.call_errors import CallOutcomeUnknown, NotSent, Overloaded
 from dynlog.entity import DynamoEntityID
-from dynlog.network.calls import NO_HEADERS, Call, ReplyStream
+from dynlog.network.calls import NO_HEADERS, Call, ReplyStream, new_id
 from dynlog.network.incoming import current_call
 from dynlog.network.paths import LOG, DurableCalls, Path, chosen
 from dynlog.network.peers import Peers
@@ -40,14 +40,15 @@ class Requests:
         """A call; from the one that is being handled it inherits headers, and at most what is left of its time."""
         handled = current_call.get()
         if handled is not None:
-            deadline = min(deadline, handled.deadline.remaining)
-        call = Call(target, topic, Deadline(deadline), self.caller, inherited(headers))
-        return call if name is None else replace(call, correlation_id=name)
+            deadline, headers = min(deadline, handled.deadline.remaining), inherited(headers)
+        return Call(
+            target, topic, Deadline(deadline), self.caller, headers or NO_HEADERS, new_id() if name is None else name
+        )
 
     async def request(self, call: Call, body: bytes, idempotent: bool, path: Path) -> Buffer:
         """See `DynamoNetworkManager.request`."""
         target = call.target
-        if (durable := chosen(self.durable, target, path)) is not None:
+        if (self.durable is not None or path is Path.LOG) and (durable := chosen(self.durable, target, path)):
             return await durable.caller.request(call, body)
         pauses: Iterator[float] | None = None
         while True:
