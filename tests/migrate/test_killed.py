@@ -17,7 +17,10 @@ from tests.migrate.test_router import BUCKET, STREAM, Fleet, snapshot, stored
 from tests.nats_source.source import Writer, everything, writing
 from tests.rounds import dice_of, rounds
 
-OBJECTS, OBJECT_BYTES, EVENTS, MESSAGES = 40, 30_000, 1500, 1500
+OBJECTS, OBJECT_BYTES, EVENTS, MESSAGES, KEYS = 40, 30_000, 1500, 1500, 150
+
+
+FILLED = (STREAM, "orders", "dynlog.kv.settings")
 
 
 async def furnished(writer: Writer) -> None:
@@ -34,11 +37,14 @@ async def furnished(writer: Writer) -> None:
     await fleet.publish(*(stored(number % 40, None, [1000 + number]) for number in range(EVENTS)))
     await writer.stream("orders")
     await writer.fill("orders", MESSAGES, b"x" * 100)
+    settings = await writer.js.create_key_value(bucket="settings", history=3)
+    for number in range(KEYS * 2):
+        await settings.put(f"k{number % KEYS}", b"%d" % number)
 
 
 async def counted(log: Log) -> dict[str, int]:
     """Records of each topic that a migration fills."""
-    return {name: sum(s.end - s.earliest for s in await log.partitions(name)) for name in (STREAM, "orders")}
+    return {name: sum(s.end - s.earliest for s in await log.partitions(name)) for name in FILLED}
 
 
 async def test_an_apply_that_is_killed_again_and_again_ends_as_one_that_was_not(

@@ -18,6 +18,7 @@ from dynlog.router.projection import RouterProjection
 from dynlog.router.state import PROJECTION
 from dynlog.snapshots import Snapshots
 from tests.migrate.migrating import Migrating, bucket, said
+from tests.migrate.test_object_faults import Watched
 from tests.migrations.dynamo_sample import Held, held_blocks
 from tests.migrations.test_radix_snapshot import EVENTS, TIERED, bincode
 from tests.nats_source.source import Writer
@@ -131,6 +132,25 @@ async def test_a_source_that_was_purged_past_where_the_migration_stood_is_loaded
     expected = {*of(1, 1, 2, 4, 6)}
     assert await held(migrating) == await held(migrating, snapshots=True) == expected
     assert await migrating.differences() == {}
+
+
+async def test_a_source_that_is_purged_between_its_snapshot_and_its_tail_is_loaded_anew_at_once(
+    migrating: Migrating, fleet: Fleet
+) -> None:
+    await fleet.upload(snapshot((1, None, [1, 2]), (9, None, [7])), purged_below=1)
+    await fleet.publish(stored(1, 2, [3]), removed(9, [7]))
+    pending = [snapshot((1, None, [1, 2, 3]))]
+
+    async def purge(key: str) -> None:
+        if key.startswith("snapshots/") and pending:
+            await fleet.upload(pending.pop(), purged_below=3)
+            await fleet.publish(stored(1, 3, [4]))
+
+    outcome = (await migrating.into(Watched(migrating.objects, before=purge)).apply())[ITEM]
+    assert outcome.refused == ()
+    expected = {*of(1, 1, 2, 3, 4)}
+    assert await held(migrating) == await held(migrating, snapshots=True) == expected
+    assert ITEM not in await migrating.differences()  # the bucket's copy is of the snapshot that was
 
 
 async def test_a_message_that_is_no_event_is_named_with_its_sequence_and_the_rest_goes_on(
