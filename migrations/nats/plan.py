@@ -74,7 +74,8 @@ def recognise(survey: Survey, items: Sequence[Item]) -> tuple[str, tuple[str, ..
         said = f"; its snapshots have the form of {', '.join(forms)}" if forms else ""
         return f"Dynamo 0.7 to 0.9: router state in JetStream{said}", ()
     command = (
-        f"dynlog router ingest --format dynamo-nats {survey.server.shown} --log {survey.log_url} --topic kv-events"
+        f"dynlog router ingest --format dynamo-nats {survey.server.shown}/NAMESPACE/COMPONENT --log {survey.log_url} "
+        "--topic kv-events"
     )
     why = (
         "Dynamo releases since 1.x keep router state out of JetStream: workers publish their events, and a router "

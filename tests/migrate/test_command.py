@@ -92,7 +92,8 @@ async def test_where_nothing_is_in_jetstream_the_plan_names_the_release_and_the_
     outcome = await nats("plan", "--nats", nats_server.url, *ends)
     assert outcome.status == 0
     assert "Dynamo 1.x" in outcome.out
-    assert f"dynlog router ingest --format dynamo-nats {nats_server.url} --log sqlite://{tmp_path}" in outcome.err
+    command = f"dynlog router ingest --format dynamo-nats {nats_server.url}/NAMESPACE/COMPONENT --log sqlite://"
+    assert command in outcome.err
 
 
 async def test_exit_statuses_say_whether_all_some_or_nothing_was_moved(
