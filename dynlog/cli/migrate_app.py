@@ -23,6 +23,8 @@ from dynlog.cli.migrate_options import (
     Rate,
     StoreUrl,
     TopicOption,
+    UnusedNats,
+    UnusedStore,
 )
 from dynlog.cli.options import AsJson, LogUrl
 from dynlog.cli.run import run
@@ -148,7 +150,13 @@ def verify(
 
 
 @nats.command()
-def status(log: LogUrl, name: Name = DEFAULT_NAME, as_json: AsJson = False) -> None:
+def status(
+    log: LogUrl,
+    nats: UnusedNats = None,
+    objects: UnusedStore = None,
+    name: Name = DEFAULT_NAME,
+    as_json: AsJson = False,
+) -> None:
     """Say how far the migration is, from its journal: neither NATS nor the object store has to be there."""
     from dynlog.cli import migrate_run
 
@@ -159,6 +167,7 @@ def status(log: LogUrl, name: Name = DEFAULT_NAME, as_json: AsJson = False) -> N
 def rollback(
     log: LogUrl,
     objects: StoreUrl,
+    nats: UnusedNats = None,
     only: Only = None,
     name: Name = DEFAULT_NAME,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
@@ -171,7 +180,9 @@ def rollback(
     from dynlog.cli import migrate_run
     from dynlog.cli.run import interruptible
 
-    if not yes and not as_json:
+    if as_json and not yes:
+        raise typer.BadParameter("with --json nobody is asked: add --yes to remove what the migration made")
+    if not yes:
         with interruptible():
             typer.confirm(f"Remove everything that migration {name!r} made?", abort=True, err=True)
     run(migrate_run.rollback(log, objects, name, only or (), as_json=as_json))

@@ -49,6 +49,10 @@ StoreUrl = Annotated[
         show_default=False,
     ),
 ]
+UnusedNats = Annotated[str | None, typer.Option("--nats", metavar="URL", help="As the others have it; not asked here.")]
+UnusedStore = Annotated[
+    str | None, typer.Option("--objects", metavar="URL", help="As the others have it; not asked here.")
+]
 Creds = Annotated[Path | None, typer.Option("--creds", metavar="FILE", help="NATS credentials file (JWT and seed).")]
 Ca = Annotated[Path | None, typer.Option("--ca", metavar="FILE", help="NATS: certificates of authorities, PEM.")]
 Cert = Annotated[Path | None, typer.Option("--cert", metavar="FILE", help="NATS: our own certificate, PEM.")]

@@ -51,6 +51,8 @@ class RouterLoad:
     already: int = 0
     bytes: int = 0
     refused: list[Refusal] = field(default_factory=list)
+    _tail_events: int = 0
+    """In the topic, from the tail, of this attempt."""
 
     async def bring(self) -> Outcome:
         """Everything up to the stream's end; raises what reading the source or appending raises."""
@@ -78,8 +80,7 @@ class RouterLoad:
         if at is None or (info is not None and info.first_seq > at + 1):
             at = await self._load(source, info)
         else:
-            events = self._lines[SNAPSHOT].detail.get("events")
-            self.already += events if isinstance(events, int) else 0
+            self.already += self._counted(SNAPSHOT) + self._counted(TAIL)
         for _ in range(ROUNDS):
             if info is None or info.last_seq <= at:
                 return
@@ -89,6 +90,14 @@ class RouterLoad:
     @property
     def _lines(self) -> dict[str, Moved]:
         return dict(self.run.journal.lines(self.item.id))
+
+    def _counted(self, name: str) -> int:
+        """The events that the journal's line counts; those of an earlier attempt are no longer there."""
+        line, snapshot = self._lines.get(name), self._lines[SNAPSHOT]
+        if line is None or line.detail.get(ATTEMPT) != snapshot.detail.get(ATTEMPT):
+            return 0
+        events = line.detail.get("events")
+        return events if isinstance(events, int) else 0
 
     def _stands_at(self) -> int | None:
         """The sequence up to which the stream is in the topic; None if the snapshot is not there yet."""
@@ -187,6 +196,7 @@ class RouterLoad:
         # workers were said to have lost since would stay lost.
         producer = f"{producer_of(source.stream, info.created)}:{attempt}:tail"
         since, first = 0, at + 1
+        self._tail_events = self._counted(TAIL)
         messages = read_stream(self.run.server, info, first=at + 1, last=info.last_seq)
         async with aclosing(messages):
             async for message in messages:
@@ -214,6 +224,7 @@ class RouterLoad:
                 self.refused.append(Refusal(name=f"{source.stream} sequence {message.sequence}", why=str(error)))
             return
         await appender.add(record)
+        self._tail_events += 1
         self.moved += 1
         self.bytes += len(message.data)
         self._tell()
@@ -227,7 +238,7 @@ class RouterLoad:
         await self.run.moved(
             Moved(
                 item=self.item.id, name=TAIL, source_seq=at, target=self.item.target, size=0, checksum="",
-                detail={ATTEMPT: attempt},
+                detail={ATTEMPT: attempt, "events": self._tail_events},
             )
         )  # fmt: skip
 

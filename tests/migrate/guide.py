@@ -58,6 +58,4 @@ def lasting(page: str) -> str:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
-        GUIDE.write_text(
-            asyncio.run(with_outputs(GUIDE.read_text(encoding="utf-8"), Path(scratch))), encoding="utf-8"
-        )
+        GUIDE.write_text(asyncio.run(with_outputs(GUIDE.read_text(encoding="utf-8"), Path(scratch))), encoding="utf-8")

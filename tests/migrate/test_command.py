@@ -80,7 +80,7 @@ async def test_a_migration_is_planned_applied_told_of_and_taken_back_and_the_sou
         assert [item["stage"] for item in await told("status", "--log", log)] == ["done", "done"]
         alone = await dynlog("router", "dump", "--topic", STREAM, "--log", log)
         assert held_blocks(json.loads(alone.out)) == held_blocks(dynamos_own_dump())
-        await told("rollback", *target)
+        await told("rollback", "--yes", *target)
         assert STREAM not in (await dynlog("log", "topics", "--json", "--log", log)).out
         assert await everything(writer) == before
 
@@ -138,4 +138,5 @@ async def test_a_rollback_asks_first(tmp_path: Path) -> None:
     assert (await dynlog("log", "create", "--log", ends[1], "t")).status == 0
     refused = await dynlog("migrate", "nats", "rollback", *ends, stdin="n\n")
     assert refused.status != 0
+    assert (await dynlog("migrate", "nats", "rollback", *ends, "--json")).status == 2, "a program has to say --yes"
     assert (await dynlog("migrate", "nats", "rollback", *ends, stdin="y\n")).status == 0
