@@ -103,10 +103,6 @@ class IncomingCall:
 
     # What the link calls.
 
-    def start(self) -> None:
-        """It is this call's turn."""
-        self._link.start(self)
-
     def came(self, body: Buffer | None, end: bool) -> None:
         """The caller sent a message, or the end of its request."""
         if body is not None and self.queue is not None:

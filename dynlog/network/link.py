@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, Callable, Sequence
+from functools import partial
 from time import monotonic
 from typing import Any, Protocol, cast
 
@@ -21,7 +22,7 @@ from dynlog.network.incoming import IncomingCall, wake
 from dynlog.network.link_io import FLUSH_AT, FLUSH_AT_MOST, LinkIo
 from dynlog.network.outgoing import OutgoingStream, Unary, error_of, lost
 from dynlog.network.services import Services
-from dynlog.network.serving import forget, serve, start
+from dynlog.network.serving import forget, run, serve
 from dynlog.network.session import Session
 from dynlog.network.session_events import (
     Attached,
@@ -41,6 +42,7 @@ from dynlog.network.session_events import (
     Writable,
 )
 from dynlog.network.session_stream import Stream
+from dynlog.network.turns import Turns
 from dynlog.record import Buffer
 
 
@@ -76,9 +78,7 @@ class Link(LinkIo):
         self.services, self.deadlines = services, deadlines
         self.calls: dict[IncomingCall, None] = {}
         """Calls of the peer that are not answered yet."""
-        self.turn: deque[IncomingCall] | None = None
-        """Calls whose handlers one task will run as the loop comes round (`dynlog.network.serving`)."""
-        self.runner: asyncio.Task[None] | None = None
+        self.turns: Turns[IncomingCall] = Turns(self.loop.create_task, partial(run, self))
         self.peer_name = "?"
         self.own_id = own_id
         self.drained = asyncio.Event()
@@ -159,10 +159,6 @@ class Link(LinkIo):
         if not stream.over:
             self.session.grant(stream, 1, len(body))
             self.wake()
-
-    def start(self, call: IncomingCall) -> None:
-        """Runs the handler of a call of the peer."""
-        start(self, call)
 
     def fail_call(self, call: IncomingCall, code: int, kind: str, text: str) -> None:
         """Answers a call of the peer with an error and cancels its handler."""

@@ -53,7 +53,8 @@ class LogRequest:
         self._queued = 0
         self.deadline_ms = deadline_ms
         self.attempt = meta.attempt
-        self.service: Service | None = None
+        self.service: Service
+        """Set before it is begun."""
         self.task: asyncio.Task[None] | None = None
         self.begun = False
         self.over = False

@@ -40,6 +40,7 @@ from dynlog.network.log_records import (
 )
 from dynlog.network.log_running import run
 from dynlog.network.reply_cache import BY_CALLER, Known, ReplyCache
+from dynlog.network.turns import Run, Turns
 from dynlog.record import Control
 from dynlog.topics import Holder, HolderKind
 
@@ -68,6 +69,7 @@ class Lane(Answers):
         self.serving = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._running: set[asyncio.Task[None]] = set()
+        self.turns: Turns[LogRequest] = Turns(self._task, partial(run, self))
         self._term = 0
         self._told = (-1, -1)
         self._read = self._first = 0
@@ -222,10 +224,11 @@ class Lane(Answers):
             self.late += 1
             self.fail(call, Code.DEADLINE, "", "the deadline had passed before it was begun")
             return
-        service = call.service = self.shared.services.find(self._key, meta.topic)
+        service = self.shared.services.find(self._key, meta.topic)
         if service is None:
             self.fail(call, Code.NO_SUCH_TOPIC, "", f"nobody serves {meta.topic!r} of that entity here")
             return
+        call.service = service
         call.attempt += self.cache.begun(offset)
         call.expires_at = self._loop.time() + left
         call.on_expiry = self._expired
@@ -239,13 +242,16 @@ class Lane(Answers):
             self.fail(call, code, "", f"{meta.topic!r} {what}")
 
     def _start(self, call: LogRequest) -> None:
-        assert call.service is not None
         if call.over:  # taken back while it waited for its turn
             self._loop.call_soon(call.service.end)
         else:
-            call.task = self._loop.create_task(run(self, call))
-            self._running.add(call.task)
-            call.task.add_done_callback(self._running.discard)
+            self.turns.start(call)
+
+    def _task(self, work: Run) -> asyncio.Task[None]:
+        task = self._loop.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
 
     def _go_on(self, call: LogRequest, control: int, body: Any) -> None:
         if control == CANCEL:

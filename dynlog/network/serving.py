@@ -8,16 +8,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Generator
 from contextlib import aclosing
-from contextvars import Context, copy_context
-from types import coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from dynlog.call_errors import CallError, HandlerFailed, MessageTooLarge
 from dynlog.errors import DeadlineExceeded, DynlogError
 from dynlog.network.frames import Code
 from dynlog.network.incoming import IncomingCall, current_call
+from dynlog.network.turns import rest, touched
 from dynlog.record import Buffer
 
 if TYPE_CHECKING:
@@ -40,26 +39,10 @@ def serve(link: Link, opened: Opened) -> None:
     link.calls[call] = None
     if stream.deadline is not None:
         call.tick = link.deadlines.add(call, stream.deadline)
-    if not service.begin(call.start):
+    if not service.begin(partial(link.turns.start, call)):
         forget(link, call)
         code, what = (Code.OVERLOADED, "has its hands full") if service.open else (Code.DRAINING, "takes no more calls")
         session.fail(stream, code, "", f"{meta.topic!r} {what}")
-
-
-def start(link: Link, call: IncomingCall) -> None:
-    """Runs the handler when the loop comes round, in the order in which calls came.
-
-    Handlers that did not wait the last time share a task: making one costs more than all else there is to a call.
-    """
-    if not call.service.prompt:
-        link.turn = None  # what comes after this one begins after it
-        call.task = link.loop.create_task(_run(link, deque((call,))))
-    elif link.turn is None or link.runner is None or link.runner.done():
-        link.turn = deque((call,))
-        call.task = link.runner = link.loop.create_task(_run(link, link.turn))
-    else:
-        call.task = link.runner
-        link.turn.append(call)
 
 
 def forget(link: Link, call: IncomingCall) -> None:
@@ -72,12 +55,10 @@ def forget(link: Link, call: IncomingCall) -> None:
         stream.owner = None  # or the two would wait for the garbage collector
 
 
-async def _run(link: Link, calls: deque[IncomingCall]) -> None:
-    """Handlers one after the other, until one waits: it keeps this task, and each that is left gets its own."""
-    if link.turn is calls:
-        link.turn = link.runner = None
-    session, task, context = link.session, asyncio.current_task(), copy_context()
-    assert task is not None
+async def run(link: Link, calls: deque[IncomingCall]) -> None:
+    """Handlers one after the other, until one waits (`dynlog.network.turns`)."""
+    session, turns = link.session, link.turns
+    task, context = turns.begun(calls)
     try:
         while calls:
             call = calls.popleft()
@@ -91,7 +72,7 @@ async def _run(link: Link, calls: deque[IncomingCall]) -> None:
                 # Which of the two a handler is was looked at when it was added.
                 handler = cast(Any, service.handler)(call)
                 if service.streaming:
-                    _apart(link, calls)
+                    turns.apart(calls)
                     async with aclosing(handler) as replies:
                         async for reply in replies:
                             await link.write(stream, as_body(reply), False, call)
@@ -104,12 +85,12 @@ async def _run(link: Link, calls: deque[IncomingCall]) -> None:
                         service.prompt = True
                     else:
                         service.prompt = False
-                        _apart(link, calls)
-                        result = await _rest(handler, waited)
+                        turns.apart(calls)
+                        result = await rest(handler, waited)
                     if result.__class__ is not bytes:
                         result = b"" if result is None else as_body(result)
                     if not session.send(stream, result, True):
-                        _apart(link, calls)
+                        turns.apart(calls)
                         await link.write(stream, result, True, call)
                 failed = False
             except asyncio.CancelledError:
@@ -127,44 +108,10 @@ async def _run(link: Link, calls: deque[IncomingCall]) -> None:
                 link.answered()
             if calls:
                 current_call.reset(before)
-                if task.cancelling() or not _same(context, copy_context()):
-                    return  # the next is to find a task that nobody has touched
+                if touched(task, context):
+                    return
     finally:
-        _apart(link, calls)
-
-
-def _apart(link: Link, calls: deque[IncomingCall]) -> None:
-    """Gives each of the calls a task of its own, and those that would have followed them."""
-    if calls and link.turn is not None:
-        calls += link.turn
-        link.turn.clear()
-        link.turn = link.runner = None
-    while calls:
-        call = calls.popleft()
-        call.task = link.loop.create_task(_run(link, deque((call,))))
-
-
-def _same(before: Context, after: Context) -> bool:
-    """Whether no handler has changed a variable."""
-    try:
-        return before == after
-    except Exception:  # values that cannot be compared, which were there before or are other ones
-        return False
-
-
-@coroutine
-def _rest(handler: Generator[Any, None, Any], waited: object) -> Generator[Any, None, Any]:
-    """The handler from where it waits first."""
-    while True:
-        try:
-            yield waited
-        except BaseException as error:
-            try:
-                waited = handler.throw(error)
-            except StopIteration as done:
-                return done.value
-        else:
-            return (yield from handler)
+        turns.apart(calls)
 
 
 def failure(error: Exception) -> tuple[int, str, str]:
