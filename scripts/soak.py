@@ -10,6 +10,7 @@ kafka      brokers killed, paused and cut off under load; three nodes whose lead
 consume    members of groups killed or paused between effect and commit, on every engine; copies killed
 kv         clients and servers of buckets killed, paused and cut off, and every history judged; holders of a lock killed
 ingest     ingesting processes killed
+migrate    migrations off NATS and mirrors, both ways, killed; the source compared
 =========  ===========================================================================================================
 
 All but the first are the tests of `make test` with DYNLOG_OUTAGE_S=30, again and again, up to 2 rounds
@@ -49,6 +50,7 @@ FAULTS: Mapping[str, Sequence[str]] = {
     "consume": ["tests/consume", "tests/engines/test_consume_on_servers.py", "-k", "kill or once or paused"],
     "kv": ["tests/kv/linearizability/test_linearizable.py", "tests/kv/leases/test_lease_processes.py"],
     "ingest": ["tests/ingest/test_ingest_killed.py"],
+    "migrate": ["tests/migrate/test_killed.py", "tests/mirror/test_kill.py"],
 }
 """What pytest runs for each campaign."""
 CRASH_ROUNDS, FAULT_ROUNDS = 500, 6
