@@ -32,7 +32,6 @@ from dynlog.migrations.nats.kv_check import compare_bucket
 from dynlog.migrations.nats.kv_copy import KvCopy, look_at_bucket, read_revision
 from dynlog.migrations.nats.kv_entries import (
     EntryRules,
-    entry_name,
     is_of_an_instance,
     key_prefix,
     producers_of,
@@ -184,8 +183,9 @@ async def _unfit(survey: Survey, bucket: KvBucketInfo) -> list[Refusal]:
     refused, info = Refusals(), bucket.info
     async with aclosing(read_stream(survey.server, info, first=info.first_seq, last=info.last_seq)) as messages:
         async for message in messages:
-            if why := rules.write(message, message.time_ns).refused:
-                refused.add(entry_name(bucket.name, rules.entry(message)), why)
+            entry = rules.entry(message)
+            if not is_of_an_instance(bucket.name, entry.key) and (why := rules.why_not(entry)):
+                refused.add(rules.name(entry), why)
     return list(refused.all())
 
 

@@ -26,7 +26,7 @@ from dynlog.kv.rows import OP, PUT, REVISION, TIME, TTL, VALUE, Row
 from dynlog.log import Log
 from dynlog.migrations.nats.contract import Difference, Run
 from dynlog.migrations.nats.kv_copy import server_time_ns
-from dynlog.migrations.nats.kv_entries import EntryRules, entry_name, is_of_an_instance, key_prefix
+from dynlog.migrations.nats.kv_entries import EntryRules, is_of_an_instance, key_prefix
 from dynlog.migrations.nats.targets import MOST_NAMED
 from dynlog.topics import Topic
 
@@ -131,7 +131,7 @@ async def _read_source(run: Run, rules: EntryRules, log: _Log, found: _Found) ->
                 continue
             known = keys.setdefault(entry.key, _Key())
             left = rules.left_s(entry, message, now_ns)
-            known.refused = rules.write(message, message.time_ns).refused
+            known.refused = rules.why_not(entry)
             known.left_s = left if entry.op is KvOp.PUT else None
             known.value = _GONE if entry.op is not KvOp.PUT or entry.value is None else xxh3_64_digest(entry.value)
             while at < len(log.sequences) and log.sequences[at] < entry.revision:
@@ -139,9 +139,9 @@ async def _read_source(run: Run, rules: EntryRules, log: _Log, found: _Found) ->
             # What lies behind the last one that was moved is told of key by key.
             if not log.compacted and not known.refused and at < len(log.sequences):
                 if log.sequences[at] != entry.revision:
-                    found.add(entry_name(bucket.name, entry), "was passed over in the log")
+                    found.add(rules.name(entry), "was passed over in the log")
                 elif log.hashes[at] != _expected(entry) and not (left is not None and log.hashes[at] == _DELETION):
-                    found.add(entry_name(bucket.name, entry), "is another change in the log than in the source")
+                    found.add(rules.name(entry), "is another change in the log than in the source")
     return keys
 
 

@@ -24,7 +24,7 @@ from dynlog.errors import ConfigurationError, MalformedRecord, SourceChanged
 from dynlog.kv.records import Lapse, Picture, from_parts
 from dynlog.log import Log
 from dynlog.migrations.nats.contract import Item, Moved, Run
-from dynlog.migrations.nats.kv_entries import EntryRules, entry_name, key_prefix
+from dynlog.migrations.nats.kv_entries import EntryRules, key_prefix
 from dynlog.migrations.nats.stream_copy import ROUNDS, Copied, ahead
 from dynlog.migrations.nats.targets import Refusals
 from dynlog.producer import PAYLOAD_OVERHEAD
@@ -163,7 +163,7 @@ class KvCopy:
         )
 
     async def _refuse(self, message: StreamMessage, why: str) -> None:
-        name = entry_name(self._item.source, self._rules.entry(message))
+        name = self._rules.name(self._rules.entry(message))
         if self.refused.add(name, why):
             detail: dict[str, JsonValue] = {"incarnation": self._topic.incarnation, "why": why}
             await self._run.moved(

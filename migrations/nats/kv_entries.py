@@ -89,33 +89,44 @@ class EntryRules:
         lives = [ttl for ttl in (entry.ttl, self.bucket.ttl_s or None) if ttl is not None]
         return max(min(lives) - (now_ns - entry.time_ns) / 1e9, 0.0) if lives else None
 
+    def name(self, entry: KvEntry) -> str:
+        """How the revision is named in reports; of a key that cannot be, all revisions are one."""
+        key = f"{self.bucket.name} key {entry.key}"
+        return key if _key_problem(entry.key) else f"{key} (revision {entry.revision})"
+
+    def why_not(self, entry: KvEntry) -> str:
+        """Why the revision cannot stand in the log as it is; empty if it can."""
+        return _key_problem(entry.key) or self._value_problem(entry.value or b"")
+
+    def _value_problem(self, value: bytes) -> str:
+        if len(value) <= self.most_value:
+            return ""
+        return (
+            f"a value of {len(value)} bytes, over the {self.most_value} that this log takes for one: the key is not "
+            "there; put the value into an object store, or raise max_batch_bytes in the log's URL and migrate the "
+            "bucket anew"
+        )
+
     def write(self, message: StreamMessage, now_ns: int) -> Written:
         """The records."""
         entry = self.entry(message)
         if is_of_an_instance(self.bucket.name, entry.key):
             return Written(())
-        try:
-            encode_key(entry.key)
-        except MalformedRecord as error:
-            return Written((), str(error))
+        if why := _key_problem(entry.key):
+            return Written((), why)
+        if why := self._value_problem(entry.value or b""):
+            return Written(self._gone(entry), why)
         if entry.op is not KvOp.PUT or entry.value is None:
-            deleted = self._record(Delete(entry.key), entry, 0)
-            if entry.op is KvOp.PURGE:
-                return Written((deleted, self._record(Purge(entry.key), entry, 1)))
-            return Written((deleted,))
-        gone = (self._record(Delete(entry.key), entry, 0),)
-        if len(entry.value) > self.most_value:
-            why = (
-                f"a value of {len(entry.value)} bytes, over the {self.most_value} that this log takes for one: the key "
-                "is not there; put the value into an object store, or raise max_batch_bytes in the log's URL and "
-                "migrate the bucket anew"
-            )
-            return Written(gone, why)
+            purge = (self._record(Purge(entry.key), entry, 1),) if entry.op is KvOp.PURGE else ()
+            return Written((*self._gone(entry), *purge))
         left = self.left_s(entry, message, now_ns)
         if left is not None and left < 0.001:
-            return Written(gone)
+            return Written(self._gone(entry))
         ttl_ms = 0 if left is None else round(min(left, MAX_TTL_S) * 1000)
         return Written((self._record(Put(entry.key, entry.value, "", ttl_ms), entry, 0),))
+
+    def _gone(self, entry: KvEntry) -> tuple[Record, ...]:
+        return (self._record(Delete(entry.key), entry, 0),)
 
     def _record(self, fact: Fact, entry: KvEntry, which: int) -> Record:
         plain = to_record(fact)
@@ -124,6 +135,9 @@ class EntryRules:
         return Record(plain.parts, plain.key, headers, None, entry.time_ns // 1_000_000, mark)
 
 
-def entry_name(bucket: str, entry: KvEntry) -> str:
-    """How a revision is named in reports."""
-    return f"{bucket} key {entry.key} (revision {entry.revision})"
+def _key_problem(key: str) -> str:
+    try:
+        encode_key(key)
+    except MalformedRecord as error:
+        return str(error)
+    return ""

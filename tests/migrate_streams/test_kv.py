@@ -352,3 +352,17 @@ async def test_a_whole_migration_changes_nothing_on_the_source(source: Source, d
     await moving.verify(item)
     await moving.rollback(item)
     assert await source.picture() == before
+
+
+async def test_a_key_that_the_log_cannot_have_is_named_and_the_rest_goes_on(source: Source, dynlog_log: Log) -> None:
+    await bucket_of(source, "b")
+    long = "k" * 1_500
+    await source.js.publish(f"$KV.b.{long}", b"v")
+    await source.js.publish("$KV.b.fine", b"v")
+    moving = migration(source, dynlog_log)
+    item = await moving.planned("b")
+    outcome = await moving.apply(item)
+    assert [refusal.name for refusal in outcome.refused] == [f"b key {long}"]
+    assert item.refused == outcome.refused
+    assert await values_of(dynlog_log, "b") == {"fine": b"v"}
+    assert [difference.name for difference in await moving.verify(item)] == [f"b key {long}"]
