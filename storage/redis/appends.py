@@ -15,8 +15,8 @@ from dynlog.storage.ledger import check_expect, check_newest, check_partition, n
 from dynlog.storage.redis import log_lua
 from dynlog.storage.redis.append_lua import APPEND
 from dynlog.storage.redis.client import Client, Job
-from dynlog.storage.redis.lane import RUN
 from dynlog.storage.redis.topics import Topics
+from dynlog.storage.redis.wire import RUN
 from dynlog.timing import Deadline
 from dynlog.topics import Appended, Topic, check_name
 
@@ -48,15 +48,19 @@ class Appends:
         check_expect(expect)
         topic = await self._topics.known(name, deadline)
         check_partition(name, topic.partitions, partition)
+        topic, reply = await self._send(topic, partition, records, expect, deadline)
+        if isinstance(reply, bytes):  # all of it is new, as nearly always
+            base, log_time_ms = map(int, reply.split())
+            end = base + len(records)
+            self.saw(self._topics.partition(topic, partition).meta, end)
+            return Appended(partition, tuple(range(base, end)), end, log_time_ms)
         offsets: list[int] = [UNKNOWN_OFFSET] * len(records)
         indices: Sequence[int] = range(len(records))
         twins: list[tuple[int, int]] = []
         while True:
-            sending = records if len(indices) == len(records) else [records[i] for i in indices]
-            topic, reply = await self._send(topic, partition, sending, expect, deadline)
             if isinstance(reply, bytes):
-                base, log_time_ms = (int(part) for part in reply.split())
-                stored, end = len(sending), base + len(sending)
+                base, log_time_ms = map(int, reply.split())
+                stored, end = len(indices), base + len(indices)
                 for i, index in enumerate(indices):
                     offsets[index] = base + i
                 break
@@ -67,6 +71,7 @@ class Appends:
                     offsets[index] = pieces[2 * i + 1]
                 break
             indices = _new_part(indices, base, pieces, offsets, twins)
+            topic, reply = await self._send(topic, partition, [records[i] for i in indices], expect, deadline)
         for index, first in reversed(twins):
             offsets[index] = offsets[first]
         self.saw(self._topics.partition(topic, partition).meta, end)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from redis.exceptions import NoScriptError, ResponseError
@@ -24,10 +24,11 @@ from dynlog.limits import Limits
 from dynlog.storage.redis import log_lua
 from dynlog.storage.redis.failures import passes, refused
 from dynlog.storage.redis.keys import LogKeys, log_keys
-from dynlog.storage.redis.lane import Broken, Call, Command, Lane
+from dynlog.storage.redis.lane import Lane
 from dynlog.storage.redis.link import Facts, Link, ask, connect, server_name
 from dynlog.storage.redis.options import Settings
 from dynlog.storage.redis.script import Script, for_version
+from dynlog.storage.redis.wire import Broken, Call, Command
 from dynlog.timing import SYSTEM_CLOCK, Backoff, Clock, Deadline
 
 FORMAT = 1
@@ -140,7 +141,7 @@ class Client:
         lane = lane or self.others
         script = self._suited(script)
         digest = True
-        waits = iter(Backoff())
+        waits: Iterator[float] | None = None
         while True:
             call = lane.submit(command_of(script, job, digest=digest), size)
             try:
@@ -157,6 +158,7 @@ class Client:
             except ResponseError as error:
                 if not passes(error):
                     raise refused(error, self.name) from error
+            waits = waits or iter(Backoff())
             await asyncio.sleep(min(next(waits), deadline.remaining))
 
     def _suited(self, script: Script) -> Script:

@@ -17,7 +17,7 @@ from dynlog.storage.ledger import check_partition_count
 from dynlog.storage.redis import log_lua, partition_lua
 from dynlog.storage.redis.client import Client, Job
 from dynlog.storage.redis.keys import PartitionKeys, TopicKeys, partition_keys, topic_keys
-from dynlog.storage.redis.lane import RUN
+from dynlog.storage.redis.wire import RUN
 from dynlog.timing import Deadline
 from dynlog.topics import Retention, Topic, check_name
 
