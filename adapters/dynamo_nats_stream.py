@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any
 
@@ -23,13 +23,14 @@ from dynlog.adapters.dynamo_json import decode_line
 from dynlog.adapters.event_groups import event_groups
 from dynlog.adapters.nats.access import NatsServer
 from dynlog.adapters.nats.streams import StreamInfo, StreamMessage, list_consumers, read_stream, stream_info
-from dynlog.errors import MalformedEvent, SourceChanged, SourceError, SourceNotFound, SourceUnavailable
+from dynlog.errors import MalformedEvent, SourceChanged, SourceError, SourceNotFound, SourceRefused, SourceUnavailable
 from dynlog.ingest_items import Item, Noticed, NoticeKind, Refused, Taken
 from dynlog.kvevents import encode_events
 from dynlog.record import Mark
 
 POLL_S = 1.0
 FETCH = 256
+WAKE_BYTES = 4 << 20
 Stored = Callable[[int, int], None]
 
 
@@ -75,7 +76,8 @@ class EventStream:
                     yield notice
                 if heard is None and info.subjects and self._consumer is None:
                     heard = info.subjects[0]
-                    await self._server.client.subscribe(heard, cb=self._came)
+                    with suppress(SourceRefused):  # it is looked at every second anyway
+                        await self._server.client.listen(heard, self._came, WAKE_BYTES)
                 if self._consumer is not None:
                     async with aclosing(self._consumed(info, self._consumer)) as items:
                         async for item in items:

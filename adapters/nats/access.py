@@ -192,7 +192,7 @@ async def open_nats(
             opening = False
     except BaseException as error:
         await _hung_up(client, 0.5)  # after a TLS handshake that failed nats-py waits for an end that never comes
-        raise _opening_error(error, shown, timeout, failures) from None
+        raise _opening_error(error, access, timeout, failures) from None
     try:
         yield NatsServer(client, shown, patience, answer)
     finally:
@@ -249,7 +249,10 @@ def _refusal(error: BaseException) -> bool:
     return isinstance(error, ssl.SSLError | SourceRefused) or "authorization" in str(error).lower()
 
 
-def _opening_error(error: BaseException, shown: str, timeout: float, failures: list[Exception]) -> BaseException:
+def _opening_error(
+    error: BaseException, access: NatsAccess, timeout: float, failures: list[Exception]
+) -> BaseException:  # fmt: skip
+    shown = access.shown
     if isinstance(error, SourceError) or not isinstance(error, Exception):
         return error
     if isinstance(error, TimeoutError) and not failures:
@@ -258,7 +261,7 @@ def _opening_error(error: BaseException, shown: str, timeout: float, failures: l
         return SourceRefused(f"NATS at {shown} does not let this user in: {told(error)}")
     if isinstance(error, OSError | nats.errors.Error | TimeoutError):
         return SourceUnavailable(f"NATS at {shown} cannot be reached: {told(error)}")
-    return error
+    return error if access.creds is None else ConfigurationError(f"creds: {access.creds} cannot be used: {told(error)}")
 
 
 async def _hung_up(client: Exchange, timeout: float = 5.0) -> None:

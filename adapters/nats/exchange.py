@@ -57,9 +57,18 @@ class Exchange(Client):
         self.there.set()
 
     async def listen(self, subject: str, cb: Callable[[Any], Awaitable[None]], pending_bytes: int) -> None:
-        """Subscribes for good; of what ``cb`` has not taken at most so much waits.  Raises SourceRefused."""
-        await self.subscribe(subject, cb=cb, pending_bytes_limit=pending_bytes)
-        await self.flush()
+        """Subscribes for good; of what ``cb`` has not taken at most so much waits.
+
+        Raises SourceRefused, SourceUnavailable.
+        """
+        try:
+            await self.subscribe(subject, cb=cb, pending_bytes_limit=pending_bytes)
+            for _ in range(
+                2
+            ):  # nats-py's PING may leave before what was written before it, so the first proves nothing
+                await self.flush()
+        except (nats.errors.Error, OSError) as error:
+            raise SourceUnavailable(f"NATS at {self._shown} cannot be listened at: {told(error)}") from None
         if (denied := self._denied.get(subject.lower())) is not None:
             raise denied
 

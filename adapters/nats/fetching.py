@@ -58,16 +58,18 @@ class _Batch:
 
     def answered(self, headers: bytes, data: bytes) -> None:
         try:
-            message = direct_message(headers, data)
+            found = direct_message(headers, data)
         except ValueError as error:
             self._fail(SourceUnavailable(f"{self.subject}: an answer that is none: {error}"))
             return
-        if message is None:
+        if found is None:
             self._ended(headers)
-        elif message[0] != self._stream:
+        elif found.stream != self._stream:
             self._fail(NotItself())
-        else:
-            self.messages.append(message[1])
+        elif not self.done.done():
+            self.messages.append(found.message)
+            if not found.batched:
+                self.done.set_result(False)  # a server before 2.11, as may be met in a cluster, sends one
 
     def failed(self, error: SourceError) -> None:
         self._fail(error)

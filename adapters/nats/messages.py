@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from dynlog.errors import SourceUnavailable
 
@@ -20,7 +20,7 @@ Headers = dict[str, list[str]]
 
 _TAIL = re.compile(
     rb"Nats-Stream: ([^\r\n]*)\r\nNats-Subject: ([^\r\n]*)\r\nNats-Sequence: (\d+)\r\nNats-Time-Stamp: ([^\r\n]*)\r\n"
-    rb"(?:Nats-Num-Pending: \d+\r\nNats-Last-Sequence: \d+\r\n)?\r\n\Z"
+    rb"(Nats-Num-Pending: \d+\r\nNats-Last-Sequence: \d+\r\n)?\r\n\Z"
 )
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z")
 _NAME = re.compile(rb"[!-9;-~]+")
@@ -45,19 +45,27 @@ class StreamMessage:
     malformed: bytes | None = None
 
 
-def direct_message(headers: bytes, data: bytes) -> tuple[str, StreamMessage] | None:
-    """The stream that answered and the message; None if the answer is none with a message."""
+class Direct(NamedTuple):
+    """A direct get's answer: which stream it is from, and whether it is one of a batch."""
+
+    stream: str
+    batched: bool
+    message: StreamMessage
+
+
+def direct_message(headers: bytes, data: bytes) -> Direct | None:
+    """The message of an answer, or None if it has none; raises ValueError for a time that is none."""
     found = _TAIL.search(headers, max(headers.rfind(b"Nats-Stream: "), 0))
     if found is None:
         return None
-    stream, subject, sequence, time = found.groups()
+    stream, subject, sequence, time, batched = found.groups()
     own: Headers | None = None
     malformed = None
     if found.start() > len(_VERSION) or not headers.startswith(_VERSION):
         own, malformed = read_headers(headers[: found.start()] + b"\r\n")
-    return stream.decode(), StreamMessage(
-        int(sequence), subject.decode("utf-8", "surrogateescape"), own, data, time_ns(time.decode()), malformed
-    )
+    name, place = stream.decode("utf-8", "surrogateescape"), subject.decode("utf-8", "surrogateescape")
+    message = StreamMessage(int(sequence), place, own, data, time_ns(time.decode("ascii", "replace")), malformed)
+    return Direct(name, batched is not None, message)
 
 
 def stored_message(answer: Any, where: str) -> StreamMessage:

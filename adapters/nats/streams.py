@@ -118,7 +118,9 @@ async def read_stream(
                 if patience is not None:
                     await server.connected(patience)
                 if patience is not None or at > last:
-                    await _check_same(server, info)
+                    now = await _checked_same(server, info)
+                    if isinstance(fetcher, Batches) and not now.config.get("allow_direct"):
+                        raise NotItself
                 if at > last:
                     return
                 messages, following, ended = await fetcher.fetch(at, last)
@@ -158,13 +160,15 @@ def _window(server: NatsServer, info: StreamInfo, subject: str | None) -> Window
     return Window(server, info.name, subject, largest if largest > 0 else server.max_payload)
 
 
-async def _check_same(server: NatsServer, info: StreamInfo) -> None:
+async def _checked_same(server: NatsServer, info: StreamInfo) -> StreamInfo:
+    """The stream as it is now; raises SourceChanged if it is another one."""
     try:
         now = await stream_info(server, info.name)
     except SourceNotFound:
         raise SourceChanged(f"stream {info.name!r} was deleted while it was read") from None
     if now.created != info.created:
         raise SourceChanged(f"stream {info.name!r} was deleted and made anew while it was read ({now.created})")
+    return now
 
 
 async def _exact(server: NatsServer, info: StreamInfo, message: StreamMessage) -> StreamMessage:

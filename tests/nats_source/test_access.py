@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -157,7 +156,7 @@ async def test_what_cannot_work_is_said_before_anything_is_tried(access: NatsAcc
     assert said in str(error)
 
 
-@pytest.mark.skipif(find_spec("nkeys") is not None, reason="the package is here")
-async def test_a_creds_file_without_its_package_is_said() -> None:
+async def test_a_creds_file_without_its_package_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dynlog.adapters.nats.access.find_spec", lambda name: None)
     error = await refused(NatsAccess("nats://127.0.0.1:4222", creds=Path(__file__)))
     assert isinstance(error, MissingDependency)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from typing import Any
+
 import pytest
 from nats.js.api import ConsumerConfig, StorageType, StreamConfig
 
-from dynlog.adapters.nats.access import NatsServer
+from dynlog.adapters.nats.access import NatsAccess, NatsServer, open_nats
 from dynlog.adapters.nats.streams import list_consumers, list_streams, read_stream, stream_info, subjects_of
 from dynlog.errors import ConfigurationError, SourceNotFound
 from dynlog.testing.kinds import RunningServer
@@ -203,3 +207,47 @@ async def test_a_stream_that_is_not_there_is_named(source: NatsServer) -> None:
         await list_consumers(source, name_of("nowhere"))
     with pytest.raises(ConfigurationError, match="cannot be the name of a stream"):
         await stream_info(source, "a.b")
+
+
+async def test_a_server_that_knows_no_batches_is_read_message_by_message(source: NatsServer, writer: Writer) -> None:
+    name = name_of("old")
+    await writer.stream(name, direct=False)
+    await writer.fill(name, 20)
+
+    async def answered(message: Any) -> None:
+        """As a server before 2.11 does."""
+        request = json.loads(message.data)
+        stored = await writer.js.get_msg(name, request["seq"])
+        headers = {
+            "Nats-Stream": name, "Nats-Subject": str(stored.subject), "Nats-Sequence": str(stored.seq),
+            "Nats-Time-Stamp": "2025-01-01T00:00:00Z",
+        }  # fmt: skip
+        await writer.client.publish(message.reply, stored.data or b"", headers=headers)
+
+    await writer.client.subscribe(f"$JS.API.DIRECT.GET.{name}", cb=answered)
+    await writer.client.flush()
+    info = await stream_info(source, name)
+    direct = replace(info, config={**info.config, "allow_direct": True})
+    messages = await all_of(read_stream(source, direct, first=1, last=20))
+    assert [message.data for message in messages] == [b"%d " % number for number in range(1, 21)]
+
+
+@pytest.mark.parametrize("said", ["a time that is none", "nothing"])
+async def test_a_stream_that_is_no_longer_direct_is_read_on_whatever_answers_in_its_place(
+    nats_server: RunningServer, writer: Writer, said: str
+) -> None:
+    name = name_of("strange")
+    await writer.stream(name, direct=False)
+    await writer.fill(name, 3)
+
+    async def answered(message: Any) -> None:
+        headers = {"Nats-Stream": name, "Nats-Subject": "s", "Nats-Sequence": "1", "Nats-Time-Stamp": said}
+        if said != "nothing":
+            await writer.client.publish(message.reply, b"", headers=headers)
+
+    await writer.client.subscribe(f"$JS.API.DIRECT.GET.{name}", cb=answered)
+    await writer.client.flush()
+    async with open_nats(NatsAccess(nats_server.url), answer=0.2) as source:
+        info = await stream_info(source, name)
+        direct = replace(info, config={**info.config, "allow_direct": True})
+        assert sequences(await all_of(read_stream(source, direct, first=1, last=3))) == [1, 2, 3]
