@@ -78,7 +78,7 @@ class Link(LinkIo):
         self.services, self.deadlines = services, deadlines
         self.calls: dict[IncomingCall, None] = {}
         """Calls of the peer that are not answered yet."""
-        self.turns: Turns[IncomingCall] = Turns(self.loop.create_task, partial(run, self))
+        self.turns: Turns[IncomingCall] = Turns(partial(run, self))
         self.peer_name = "?"
         self.own_id = own_id
         self.drained = asyncio.Event()

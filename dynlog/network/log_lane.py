@@ -40,7 +40,7 @@ from dynlog.network.log_records import (
 )
 from dynlog.network.log_running import run
 from dynlog.network.reply_cache import BY_CALLER, Known, ReplyCache
-from dynlog.network.turns import Run, Turns
+from dynlog.network.turns import Turns
 from dynlog.record import Control
 from dynlog.topics import Holder, HolderKind
 
@@ -69,7 +69,7 @@ class Lane(Answers):
         self.serving = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._running: set[asyncio.Task[None]] = set()
-        self.turns: Turns[LogRequest] = Turns(self._task, partial(run, self))
+        self.turns: Turns[LogRequest] = Turns(partial(run, self), self._runs)
         self._term = 0
         self._told = (-1, -1)
         self._read = self._first = 0
@@ -247,11 +247,9 @@ class Lane(Answers):
         else:
             self.turns.start(call)
 
-    def _task(self, work: Run) -> asyncio.Task[None]:
-        task = self._loop.create_task(work)
+    def _runs(self, task: asyncio.Task[None]) -> None:
         self._running.add(task)
         task.add_done_callback(self._running.discard)
-        return task
 
     def _go_on(self, call: LogRequest, control: int, body: Any) -> None:
         if control == CANCEL:

@@ -40,7 +40,7 @@ async def run(lane: Lane, calls: deque[LogRequest]) -> None:
                 before = current_call.set(call)
                 handler = cast(Any, service.handler)(call)
                 if service.streaming:
-                    turns.apart(calls)
+                    turns.apart(calls, context)
                     if not await _replies(lane, call, handler, most):
                         continue
                 else:
@@ -51,13 +51,13 @@ async def run(lane: Lane, calls: deque[LogRequest]) -> None:
                         service.prompt = True
                     else:
                         service.prompt = False
-                        turns.apart(calls)
+                        turns.apart(calls, context)
                         result = await rest(handler, waited)
                     body = b"" if result is None else result if result.__class__ is bytes else as_body(result)
                     body = _fitting(body, most, call)
                     effects = None
                     if call.has_effects:
-                        turns.apart(calls)
+                        turns.apart(calls, context)
                         effects = await _effects(lane, call, len(body))
                     lane.reply(call, body, effects)
                 failed = False
@@ -77,7 +77,7 @@ async def run(lane: Lane, calls: deque[LogRequest]) -> None:
                 if touched(task, context):
                     return
     finally:
-        turns.apart(calls)
+        turns.apart(calls, context)
 
 
 async def _replies(lane: Lane, call: LogRequest, handler: AsyncGenerator[object, None], most: int) -> bool:

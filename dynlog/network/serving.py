@@ -72,7 +72,7 @@ async def run(link: Link, calls: deque[IncomingCall]) -> None:
                 # Which of the two a handler is was looked at when it was added.
                 handler = cast(Any, service.handler)(call)
                 if service.streaming:
-                    turns.apart(calls)
+                    turns.apart(calls, context)
                     async with aclosing(handler) as replies:
                         async for reply in replies:
                             await link.write(stream, as_body(reply), False, call)
@@ -85,12 +85,12 @@ async def run(link: Link, calls: deque[IncomingCall]) -> None:
                         service.prompt = True
                     else:
                         service.prompt = False
-                        turns.apart(calls)
+                        turns.apart(calls, context)
                         result = await rest(handler, waited)
                     if result.__class__ is not bytes:
                         result = b"" if result is None else as_body(result)
                     if not session.send(stream, result, True):
-                        turns.apart(calls)
+                        turns.apart(calls, context)
                         await link.write(stream, result, True, call)
                 failed = False
             except asyncio.CancelledError:
@@ -111,7 +111,7 @@ async def run(link: Link, calls: deque[IncomingCall]) -> None:
                 if touched(task, context):
                     return
     finally:
-        turns.apart(calls)
+        turns.apart(calls, context)
 
 
 def failure(error: Exception) -> tuple[int, str, str]:

@@ -31,10 +31,13 @@ C = TypeVar("C", bound=Handled)
 class Turns(Generic[C]):
     """The calls of one session or lane that are about to be handled; ``run`` handles those it is given, in order."""
 
-    __slots__ = ("_create", "_run", "_runner", "_turn")
+    __slots__ = ("_loop", "_made", "_run", "_runner", "_turn")
 
-    def __init__(self, create: Callable[[Run], asyncio.Task[None]], run: Callable[[deque[C]], Run]) -> None:
-        self._create, self._run = create, run
+    def __init__(
+        self, run: Callable[[deque[C]], Run], made: Callable[[asyncio.Task[None]], object] | None = None
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._run, self._made = run, made
         self._turn: deque[C] | None = None
         """What one task will run as the loop comes round."""
         self._runner: asyncio.Task[None] | None = None
@@ -43,31 +46,37 @@ class Turns(Generic[C]):
         """Runs the handler when the loop comes round."""
         if not call.service.prompt:
             self._turn = None  # what comes after this one begins after it
-            call.task = self._create(self._run(deque((call,))))
+            call.task = self._task(deque((call,)))
         elif self._turn is None or self._runner is None or self._runner.done():
             self._turn = deque((call,))
-            call.task = self._runner = self._create(self._run(self._turn))
+            call.task = self._runner = self._task(self._turn)
         else:
             call.task = self._runner
             self._turn.append(call)
 
     def begun(self, calls: deque[C]) -> tuple[asyncio.Task[Any], Context]:
-        """Called by ``run`` first; what comes now is the next turn's.  Returns what `touched` is given."""
+        """Called by ``run`` first; what comes now is the next turn's.  Returns the task, and its context as it was."""
         if self._turn is calls:
             self._turn = self._runner = None
         task = asyncio.current_task()
         assert task is not None
         return task, copy_context()
 
-    def apart(self, calls: deque[C]) -> None:
-        """Gives each of the calls a task of its own, and those that would have followed them."""
+    def apart(self, calls: deque[C], context: Context) -> None:
+        """Gives each of the calls a task of its own in such a context, and those that would have followed them."""
         if calls and self._turn is not None:
             calls += self._turn
             self._turn.clear()
             self._turn = self._runner = None
         while calls:
             call = calls.popleft()
-            call.task = self._create(self._run(deque((call,))))
+            call.task = self._task(deque((call,)), context.copy())
+
+    def _task(self, calls: deque[C], context: Context | None = None) -> asyncio.Task[None]:
+        task = self._loop.create_task(self._run(calls), context=context)
+        if self._made is not None:
+            self._made(task)
+        return task
 
 
 def touched(task: asyncio.Task[Any], context: Context) -> bool:
