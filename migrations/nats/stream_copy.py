@@ -91,7 +91,7 @@ class StreamCopy:
     async def _start(self) -> tuple[dict[int, int], int]:
         """Per partition the last sequence that is there, and the first one to be read: all below is dealt with."""
         there = await last_sequences(self._run.log, self._topic.name, stream_place(self._info))
-        journaled = 0
+        journaled, stretches = 0, list[tuple[int, int]]()
         for line in self._run.journal.lines(self._item.id).values():
             if line.detail.get("incarnation") != self._topic.incarnation:
                 continue
@@ -99,11 +99,14 @@ class StreamCopy:
                 self.refused.add(line.name, str(line.detail["why"]))
             else:
                 journaled = max(journaled, line.source_seq)
+                stretches.append((line.source_seq, int(str(line.detail.get("messages", 0)))))
         for state in await self._run.log.partitions(self._topic.name):
             if state.earliest > 0:  # retention or a truncation may have taken all that was there
                 there.setdefault(state.partition, journaled)
         # A partition may have got nothing for long: only the journal knows that there was nothing for it.
-        return there, min(journaled, max(there.values(), default=0)) + 1
+        first = min(journaled, max(there.values(), default=0)) + 1
+        self.done.already = sum(count for last, count in stretches if last < first)
+        return there, first
 
     async def _copy(self, first: int, last: int, there: Mapping[int, int]) -> None:
         async with aclosing(self._chunks(first, last, there)) as chunks, aclosing(ahead(chunks)) as made:
