@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import struct
-import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -36,20 +35,6 @@ _HEAD = struct.Struct("<II")
 _GOODBYE = _HEAD.pack(0xFFFFFFFF, 0)
 _JOIN_BELOW = 64 << 10
 """Frames up to here are copied into one write; larger ones are handed to the transport as they are."""
-_READ_BYTES = 256 << 10
-
-
-class _Reading(threading.local):
-    """Where the bytes of one read lie until they are copied out of it, at once: all channels of a thread share it.
-
-    asyncio would allocate as much for every read and give most of it back, which costs more than the read itself.
-    """
-
-    def __init__(self) -> None:
-        self.view = memoryview(bytearray(_READ_BYTES))
-
-
-_reading = _Reading()
 
 
 class Owner(Protocol):
@@ -62,7 +47,7 @@ class Owner(Protocol):
         """Called as it is over."""
 
 
-class StreamChannel(asyncio.BufferedProtocol):
+class StreamChannel(asyncio.Protocol):
     """One end of a channel over a connected stream; ``begin`` is called once both prefaces were exchanged."""
 
     max_frame_bytes = MAX_FRAME_BYTES
@@ -167,12 +152,6 @@ class StreamChannel(asyncio.BufferedProtocol):
         transport.set_write_buffer_limits(high=HIGH_WATER_BYTES, low=HIGH_WATER_BYTES // 4)
         transport.write(PREFACE)
         self._set_timer(PREFACE_WITHIN_S, self._break, "it did not say who it is")
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return _reading.view
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self.data_received(bytes(_reading.view[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         if self._chunks:

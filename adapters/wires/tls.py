@@ -47,7 +47,7 @@ class TlsListener:
     """Accepts at the sockets of a server that does not serve; each handshake is a task of its own."""
 
     def __init__(
-        self, address: str, server: asyncio.Server, context: ssl.SSLContext, make: Callable[[], asyncio.BaseProtocol]
+        self, address: str, server: asyncio.Server, context: ssl.SSLContext, make: Callable[[], asyncio.Protocol]
     ) -> None:
         self._bound = [one.dup() for one in server.sockets]
         server.close()
