@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nats
+from nats.aio.client import Client
 from nats.js.api import KeyValueConfig, StreamConfig
 from nats.js.client import JetStreamContext
 
@@ -99,7 +100,7 @@ async def _measure(folder: Path, program: str, sizes: Sizes) -> list[Row]:
     return [*rows, Row("memory, the most of any part", peak, "MiB", required="<= 150")]
 
 
-async def _fill(client: nats.aio.client.Client, sizes: Sizes) -> None:
+async def _fill(client: Client, sizes: Sizes) -> None:
     js = client.jetstream(timeout=60)
     body = os.urandom(OBJECT_BYTES)
 
@@ -121,7 +122,7 @@ async def _fill(client: nats.aio.client.Client, sizes: Sizes) -> None:
 
 
 async def _publish(
-    client: nats.aio.client.Client, subject: str, count: int, body: bytes, subjects: int | None = None
+    client: Client, subject: str, count: int, body: bytes, subjects: int | None = None
 ) -> None:
     for number in range(count):
         await client.publish(subject % (number % subjects if subjects else number), body)

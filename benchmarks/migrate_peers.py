@@ -76,7 +76,7 @@ async def kv(js: JetStreamContext, name: str, target: str) -> None:
                     break
                 await room.acquire()
                 group.create_task(bucket.put(entry.key, entry.value or b"")).add_done_callback(lambda _: room.release())
-        await watcher.stop()
+        await watcher.stop()  # type: ignore[no-untyped-call]
 
 
 async def stream(js: JetStreamContext, name: str, target: str) -> None:

@@ -96,7 +96,7 @@ class ZmqWire:
             await asyncio.wait(overs)
         for listener in self._listeners:
             listener.free()
-        while self._dialled:
+        while self._dialled:  # noqa: ASYNC110 - turns of the loop are what is waited for
             await asyncio.sleep(0)  # a socket is closed a turn after its channel is over: see `_ended`
         # Goodbyes may still be leaving: the context waits for them, at most the linger, and not in this thread.
         if self._terminated is None:
