@@ -121,9 +121,7 @@ async def _fill(client: Client, sizes: Sizes) -> None:
     await _stored(js, {"KV_settings": 2 * sizes.keys, "events": sizes.messages})
 
 
-async def _publish(
-    client: Client, subject: str, count: int, body: bytes, subjects: int | None = None
-) -> None:
+async def _publish(client: Client, subject: str, count: int, body: bytes, subjects: int | None = None) -> None:
     for number in range(count):
         await client.publish(subject % (number % subjects if subjects else number), body)
         if number % 5000 == 0:
