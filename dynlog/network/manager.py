@@ -24,6 +24,7 @@ from dynlog.network.events import Reach
 from dynlog.network.hierarchy import Member
 from dynlog.network.link import Link
 from dynlog.network.locating import WirePolicy, this_host, this_process
+from dynlog.network.log_resuming import OpenCall
 from dynlog.network.messages import M, Message, read_reply, to_bytes
 from dynlog.network.named import NamedSubscription
 from dynlog.network.paths import DurableCalls, Path, durable_calls
@@ -48,6 +49,8 @@ class DynamoNetworkManager:
 
     Inside it has joined the registry (``manager.entity`` carries its incarnation) and listens at ``listen``; ``over``
     is set once it must stop because a later life of the entity is there or its lease was lost.
+
+    ``serve`` before it opens: peers call once it listens, and with ``durable`` what waits in the log is answered then.
     """
 
     def __init__(
@@ -238,6 +241,10 @@ class DynamoNetworkManager:
             return await self._open.request(call, body, False, Path.WIRE)
 
         return await broadcast(self._registry, collection, Deadline(deadline), ask)
+
+    async def unanswered(self) -> list[OpenCall]:
+        """The durable calls that an earlier life of this entity made and whose answers it did not take."""
+        return await self._open.unanswered()
 
     # Events.
 

@@ -12,8 +12,10 @@ from dataclasses import replace
 
 from dynlog.call_errors import CallOutcomeUnknown, NotSent, Overloaded
 from dynlog.entity import DynamoEntityID
+from dynlog.errors import ConfigurationError
 from dynlog.network.calls import NO_HEADERS, Call, ReplyStream, new_id
 from dynlog.network.incoming import current_call
+from dynlog.network.log_resuming import OpenCall
 from dynlog.network.paths import LOG, DurableCalls, Path, chosen
 from dynlog.network.peers import Peers
 from dynlog.record import Buffer
@@ -77,6 +79,12 @@ class Requests:
             return
         async with await self.peers.dialler(call.target).stream(call, messages) as replies:
             yield replies
+
+    async def unanswered(self) -> list[OpenCall]:
+        """See `DynamoNetworkManager.unanswered`."""
+        if self.durable is None:
+            raise ConfigurationError("calls outlive their caller where the manager was opened with durable=True")
+        return await self.durable.caller.resume()
 
     async def switch(self, peer: DynamoEntityID, wire: str) -> str:
         """See `DynamoNetworkManager.switch`."""
