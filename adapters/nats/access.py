@@ -188,8 +188,8 @@ async def open_nats(
                 max_reconnect_attempts=-1, connect_timeout=max(1, round(timeout)), ping_interval=3,
                 max_outstanding_pings=2, **callbacks, **settings,
             )  # fmt: skip
-            await client.open_inbox()
             opening = False
+            await client.open_inbox()
     except BaseException as error:
         await _hung_up(client, 0.5)  # after a TLS handshake that failed nats-py waits for an end that never comes
         raise _opening_error(error, access, timeout, failures) from None

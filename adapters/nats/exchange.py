@@ -49,6 +49,8 @@ class Exchange(Client):
         """Why there will be none any more."""
         self.last_trouble: Exception | None = None
         self._denied: dict[str, SourceRefused] = {}
+        self._deaf: SourceRefused | None = None
+        """Why no answer can come: this user may not listen at the inbox."""
 
     async def open_inbox(self) -> None:
         """Begins to take answers."""
@@ -81,6 +83,9 @@ class Exchange(Client):
         """Sends the question; returns what `forget` wants, which whoever asks has to call in the end."""
         reply = self._inbox + b"%d" % next(self._tokens)
         self._questions[reply] = question
+        if self._deaf is not None:
+            question.failed(self._deaf)
+            return reply
         try:
             await self.publish(question.subject, payload, reply=reply.decode())
         except (nats.errors.Error, OSError) as error:
@@ -113,6 +118,7 @@ class Exchange(Client):
 
     async def connection_back(self) -> None:
         """For nats-py: there is one again."""
+        self._deaf = None  # it has just asked to listen again
         self.gone.clear()
         self.there.set()
 
@@ -136,13 +142,20 @@ class Exchange(Client):
             self._denied[where] = SourceRefused(
                 f"NATS at {self._shown} does not let this user listen at {where!r}: it needs permission"
             )
-        listening = what == "subscription" and where.encode() == self._inbox.lower() + b"*"
+        if what == "subscription" and where.encode() == self._inbox.lower() + b"*":
+            self._deaf = SourceRefused(
+                f"NATS at {self._shown} does not let this user listen at '{self._inbox.decode()}*', where "
+                "answers come: it needs permission to subscribe to '_INBOX.>'"
+            )
+            self._fail(self._deaf)
+            return
         for question in list(self._questions.values()):
             # nats-py tells errors in lower case.
-            if listening or (what == "publish" and question.subject.lower() == where):
-                verb, place = ("listen at", where) if listening else ("ask", question.subject)
+            if what == "publish" and question.subject.lower() == where:
                 question.failed(
-                    SourceRefused(f"NATS at {self._shown} does not let this user {verb} {place!r}: it needs permission")
+                    SourceRefused(
+                        f"NATS at {self._shown} does not let this user ask {question.subject!r}: it needs permission"
+                    )
                 )
 
     def _fail(self, error: SourceError) -> None:

@@ -70,6 +70,13 @@ def _none_is_empty(value: Any) -> Any:
     return {} if value is None else value
 
 
+def _lists_of_values(value: Any) -> Any:
+    """nats-py writes one value of a header where other clients write a list of them."""
+    if not isinstance(value, dict):
+        return _none_is_empty(value)
+    return {name: [values] if isinstance(values, str) else values for name, values in value.items()}
+
+
 class _Link(BaseModel):
     bucket: str
     name: str | None = None
@@ -92,7 +99,7 @@ class _Meta(BaseModel):
     chunks: int | None = Field(default=None, ge=0)
     digest: str | None = None
     description: str | None = None
-    headers: Annotated[dict[str, list[str]], BeforeValidator(_none_is_empty)] = {}
+    headers: Annotated[dict[str, list[str]], BeforeValidator(_lists_of_values)] = {}
     metadata: Annotated[dict[str, str], BeforeValidator(_none_is_empty)] = {}
     deleted: bool | None = None
     options: _Options | None = None
@@ -124,7 +131,7 @@ def read_meta(bucket: str, message: StreamMessage) -> NatsObject:
     """The object of a meta message, or its name and what is wrong with the message."""
     token = message.subject.rpartition(".")[2]
     try:
-        name = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode()
+        name = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True).decode()
     except (ValueError, binascii.Error):
         return _unread(bucket, token, message, "its meta message lies at a subject that is no name in base64")
     try:

@@ -11,11 +11,12 @@ import typer
 
 from dynlog.cli.options import check_objects_url, parse_size
 from dynlog.errors import ConfigurationError
+from dynlog.url import shown
 
 
 def _check_nats_url(text: str | None) -> str | None:
     if text is not None and "://" not in text:
-        raise typer.BadParameter(f"{text!r} is not a URL: write nats://HOST:4222, or tls://HOST:4222")
+        raise typer.BadParameter(f"{shown(text)!r} is not a URL: write nats://HOST:4222, or tls://HOST:4222")
     return text
 
 

@@ -100,7 +100,8 @@ async def rollback(log_url: str, objects_url: str, name: str, only: Sequence[str
     say_outcomes(outcomes, {item.id: item for item in items}, "REMOVED", as_json=as_json)
     staying = [refusal for outcome in outcomes for refusal in outcome.refused]
     if staying:
-        raise PartialSuccess(f"{_count(staying, 'thing')} stay: {staying[0].name}: {staying[0].why}")
+        stays = f"{len(staying)} things stay" if len(staying) > 1 else "1 thing stays"
+        raise PartialSuccess(f"{stays}: {staying[0].name}: {staying[0].why}")
 
 
 def _raise_what_is_missing(outcomes: Sequence[Outcome], done: str) -> None:

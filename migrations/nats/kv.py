@@ -40,7 +40,7 @@ from dynlog.migrations.nats.kv_entries import (
 from dynlog.migrations.nats.model_buckets import NO_REFERENCES, References
 from dynlog.migrations.nats.origin import SOURCE_LABEL
 from dynlog.migrations.nats.streams import is_worth_reading
-from dynlog.migrations.nats.survey import Survey
+from dynlog.migrations.nats.survey import Survey, planned_or_named
 from dynlog.migrations.nats.targets import MOST_NAMED, Refusals, targets_of
 from dynlog.topics import Topic
 
@@ -63,7 +63,8 @@ class KvMover:
             if why is not None:
                 items.append(_item(self.kind, bucket, "", 0, [], [why], {}))
             else:
-                items.append(await _planned(self.kind, survey, bucket, target))
+                planning = _planned(self.kind, survey, bucket, target)
+                items.append(await planned_or_named(self.kind, bucket.name, bucket.info.created, planning))
         return items
 
     async def apply(self, item: Item, run: Run) -> Outcome:

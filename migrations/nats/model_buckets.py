@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from dynlog.adapters.nats.objects import ObjectBucket, find_object
-from dynlog.errors import SourceNotFound
+from dynlog.errors import SourceNotFound, SourceRefused
 from dynlog.migrations.nats.contract import Item
 from dynlog.migrations.nats.keys import MODELS, encode_name
 from dynlog.migrations.nats.survey import Survey
@@ -73,7 +73,7 @@ def place_of(model_root: str | None, objects_url: str) -> str:
 
 
 async def is_model_bucket(survey: Survey, bucket: ObjectBucket) -> bool:
-    """Whether the bucket holds a model's files; looked at once in a survey."""
+    """Whether the bucket holds a model's files; looked at once in a survey, and noted there if that is refused."""
     if bucket.name not in survey.models:
         survey.models[bucket.name] = False
         for name in FILES:
@@ -83,6 +83,9 @@ async def is_model_bucket(survey: Survey, bucket: ObjectBucket) -> bool:
                     break
             except SourceNotFound:
                 continue
+            except SourceRefused as error:
+                survey.unread[bucket.name] = error
+                break
     return survey.models[bucket.name]
 
 

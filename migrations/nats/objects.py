@@ -10,13 +10,13 @@ from __future__ import annotations
 from dynlog.adapters.nats.object_meta import stream_of
 from dynlog.adapters.nats.objects import NatsObject, ObjectBucket, list_objects
 from dynlog.adapters.nats.streams import stream_info
-from dynlog.errors import SourceError, SourceNotFound, SourceUnavailable
+from dynlog.errors import SourceNotFound
 from dynlog.migrations.nats.contract import Difference, Item, Outcome, Refusal, Run
 from dynlog.migrations.nats.keys import OBJECTS, encode_name
 from dynlog.migrations.nats.model_buckets import is_model_bucket
 from dynlog.migrations.nats.object_check import compare_bucket, remove_copies
 from dynlog.migrations.nats.object_copy import copy_bucket
-from dynlog.migrations.nats.survey import Survey
+from dynlog.migrations.nats.survey import Survey, planned_or_named
 
 
 class ObjectMover:
@@ -43,13 +43,13 @@ class ObjectMover:
 
 async def planned_bucket(kind: str, prefix: str, survey: Survey, bucket: ObjectBucket) -> Item:
     """What the bucket becomes below the prefix; one that cannot be listed is not moved, and says why."""
-    try:
+
+    async def listed() -> Item:
+        if (error := survey.unread.get(bucket.name)) is not None:
+            raise error
         return _bucket_item(kind, prefix, bucket, await list_objects(survey.server, bucket))
-    except SourceUnavailable:
-        raise
-    except SourceError as error:
-        refused = (Refusal(name=bucket.name, why=str(error)),)
-        return Item(kind=kind, source=bucket.name, target="", created=bucket.info.created, refused=refused)
+
+    return await planned_or_named(kind, bucket.name, bucket.info.created, listed())
 
 
 def _bucket_item(kind: str, prefix: str, bucket: ObjectBucket, objects: list[NatsObject]) -> Item:

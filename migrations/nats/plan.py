@@ -46,7 +46,8 @@ async def make_plan(
 ) -> Plan:
     """Looks at everything; ``only`` and ``exclude`` are names or patterns (``*``) of sources or items.
 
-    Raises ConfigurationError for a name without a ``*`` that nothing has, and what reading the source raises.
+    Raises ConfigurationError for a name without a ``*`` that nothing has or if nothing is left, and what reading the
+    source raises.
     """
     found = [item for mover in movers for item in await mover.plan(survey)]
     for name in (*only, *exclude):
@@ -58,6 +59,11 @@ async def make_plan(
     # Also of models that are moved at another time: what refers to them is to lead to where they come to lie.
     left = with_references(survey, left, [item.source for item in left if item.kind == "model"])
     chosen = [item for item in left if not only or any(is_named(item, name) for name in only)]
+    if found and not chosen:
+        raise ConfigurationError(
+            f"--only and --exclude leave nothing of the {len(found)} buckets and streams that are in the source; the "
+            "plan without them names what is there"
+        )
     release, advice = recognise(survey, found)
     return Plan(
         migration=survey.migration, source=survey.server.shown, log=survey.log_url, objects=survey.objects_url,

@@ -43,8 +43,13 @@ class Consumers(NamedTuple):
 async def look_at_consumers(server: NatsServer, info: StreamInfo) -> Consumers:
     """Who becomes which group, and what is to be known of it."""
     found = await list_consumers(server, info.name)
-    durable = [consumer for consumer in found if consumer.durable]
+    servers_own = [consumer for consumer in found if consumer.config.get("sourcing")]
+    durable = [consumer for consumer in found if consumer.durable and consumer not in servers_own]
     notes = [f"consumer {c.name} is ephemeral and becomes no group" for c in found if not c.durable]
+    notes += [
+        f"consumer {c.name} is the server's own, by which another stream is filled from this one, and becomes no group"
+        for c in servers_own
+    ]
     groups = targets_of((consumer.name for consumer in durable), MOST_NAME)
     clashing = mistaken(groups)
     refused = [

@@ -18,13 +18,19 @@ from dynlog.migrations.nats.plan import is_named
 async def roll_back(run: Run, lease: HeldLease, *, only: Sequence[str] = ()) -> list[Outcome]:
     """What came of each item of the journal, the last begun first; one that was taken back is left out.
 
-    Raises ConfigurationError for a kind of item that this release does not know, LeaseLost.
+    Raises ConfigurationError for a kind of item that this release does not know or if ``only`` names nothing,
+    LeaseLost.
     """
     items = [
         state.item
         for state in reversed(list(run.journal.items.values()))
         if state.stage is not Stage.TAKEN_BACK and (not only or any(is_named(state.item, name) for name in only))
     ]
+    if only and not any(is_named(state.item, name) for state in run.journal.items.values() for name in only):
+        raise ConfigurationError(
+            f"this migration began with nothing that --only names ({', '.join(only)}); 'dynlog migrate nats status' "
+            "lists what it began with"
+        )
     unknown = {item.kind for item in items} - {mover.kind for mover in MOVERS}
     if unknown:
         raise ConfigurationError(f"the journal has items of the kinds {sorted(unknown)}: a newer dynlog made them")

@@ -19,7 +19,7 @@ from dynlog.migrations.nats.contract import MADE_BY, Difference, Item, Outcome, 
 from dynlog.migrations.nats.router_events import PRODUCERS, message_record, snapshot_records
 from dynlog.migrations.nats.router_load import RouterLoad
 from dynlog.migrations.nats.router_source import RouterSource, load, router_sources
-from dynlog.migrations.nats.survey import Survey
+from dynlog.migrations.nats.survey import Survey, planned_or_named
 from dynlog.migrations.nats.topics_back import remove_topic
 from dynlog.record import Record
 from dynlog.replay import Replayer, release_quietly
@@ -47,7 +47,9 @@ class RouterMover:
                 f"--topic names one topic for {len(sources)} components, and a router has one each: leave it out, and "
                 "each topic is named after its stream, or choose one component with --only"
             )
-        return [await self._planned(survey, source) for source in sources]
+        return [
+            await planned_or_named(self.kind, source.stream, "", self._planned(survey, source)) for source in sources
+        ]
 
     async def _planned(self, survey: Survey, source: RouterSource) -> Item:
         notes, refused, size, count = [], [], 0, 0

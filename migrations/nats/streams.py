@@ -22,7 +22,7 @@ from dynlog.migrations.nats.positions import check_groups, look_at_consumers, mo
 from dynlog.migrations.nats.spread import spread_of
 from dynlog.migrations.nats.stream_check import compare_stream, others_records
 from dynlog.migrations.nats.stream_copy import Judge, StreamCopy, message_name
-from dynlog.migrations.nats.survey import Survey
+from dynlog.migrations.nats.survey import Survey, planned_or_named
 from dynlog.migrations.nats.targets import Refusals, targets_of
 from dynlog.topics import Retention, Topic
 
@@ -48,15 +48,21 @@ class StreamMover:
             if why is not None:
                 items.append(_item(self.kind, info, "", [], [why], {}))
                 continue
-            consumers = await look_at_consumers(survey.server, info)
-            unfit, note = await _unfit(survey, info)
-            refused = [*consumers.refused, *unfit]
-            notes = [*_settings_notes(info), *note, *consumers.notes]
-            settings: dict[str, JsonValue] = {
-                "partition_by": by, "partitions": partitions, "groups": [s.group for s in consumers.standings]
-            }  # fmt: skip
-            items.append(_item(self.kind, info, target, notes, refused, settings))
+            items.append(
+                await planned_or_named(self.kind, info.name, info.created, self._planned(survey, info, target))
+            )
         return items
+
+    async def _planned(self, survey: Survey, info: StreamInfo, target: str) -> Item:
+        consumers = await look_at_consumers(survey.server, info)
+        unfit, note = await _unfit(survey, info)
+        refused = [*consumers.refused, *unfit]
+        notes = [*_settings_notes(info), *note, *consumers.notes]
+        settings: dict[str, JsonValue] = {
+            "partition_by": survey.choices.partition_by, "partitions": survey.choices.partitions,
+            "groups": [standing.group for standing in consumers.standings],
+        }  # fmt: skip
+        return _item(self.kind, info, target, notes, refused, settings)
 
     async def apply(self, item: Item, run: Run) -> Outcome:
         info = await _info(item, run)

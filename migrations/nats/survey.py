@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 
 from dynlog.adapters.nats.access import NatsServer
@@ -10,8 +10,9 @@ from dynlog.adapters.nats.kv import KvBucketInfo, kv_buckets
 from dynlog.adapters.nats.names import component_of
 from dynlog.adapters.nats.objects import ObjectBucket, object_buckets
 from dynlog.adapters.nats.streams import StreamInfo, list_streams
+from dynlog.errors import SourceError, SourceUnavailable
 from dynlog.log import Log
-from dynlog.migrations.nats.contract import Choices
+from dynlog.migrations.nats.contract import Choices, Item, Refusal
 from dynlog.objects import ObjectStore
 
 
@@ -37,6 +38,8 @@ class Survey:
     objects_url: str
     models: dict[str, bool] = field(default_factory=dict)
     """Which object buckets are models', as far as that was looked at."""
+    unread: dict[str, SourceError] = field(default_factory=dict)
+    """Object buckets that could not be looked into for that, and why."""
 
     @property
     def is_empty(self) -> bool:
@@ -64,3 +67,17 @@ async def look_around(
         migration, server, log, objects, choices, stores, maps, events, streams, log_url or log.url,
         objects_url or objects.url,
     )  # fmt: skip
+
+
+async def planned_or_named(kind: str, source: str, created: str, planning: Awaitable[Item]) -> Item:
+    """The planned item; one that this user may not read, or that is gone, is not moved and says why.
+
+    Raises SourceUnavailable, which all others would meet as well.
+    """
+    try:
+        return await planning
+    except SourceUnavailable:
+        raise
+    except SourceError as error:
+        refused = (Refusal(name=source, why=str(error)),)
+        return Item(kind=kind, source=source, target="", created=created, refused=refused)

@@ -140,3 +140,20 @@ async def test_a_rollback_asks_first(tmp_path: Path) -> None:
     assert refused.status != 0
     assert (await dynlog("migrate", "nats", "rollback", *ends, "--json")).status == 2, "a program has to say --yes"
     assert (await dynlog("migrate", "nats", "rollback", *ends, stdin="y\n")).status == 0
+
+
+async def test_a_rollback_of_what_was_never_begun_with_is_refused(
+    writer: Writer, nats_server: Any, tmp_path: Path
+) -> None:
+    await put(await bucket(writer, "weights"), "a", b"a")
+    ends = ("--log", f"sqlite://{tmp_path}/log.db", "--objects", f"file://{tmp_path}/objects")
+    assert (await nats("apply", "--nats", nats_server.url, *ends)).status == 0
+    refused = await nats("rollback", *ends, "--yes", "--only", "wieghts")
+    assert (refused.status, "began with nothing that --only names (wieghts)" in refused.err) == (2, True)
+    assert (await nats("rollback", *ends, "--yes", "--only", "weigh*")).status == 0
+
+
+async def test_a_password_in_what_is_no_url_is_not_shown(tmp_path: Path) -> None:
+    ends = ("--log", f"sqlite://{tmp_path}/log.db", "--objects", f"file://{tmp_path}/objects")
+    refused = await nats("plan", *ends, "--nats", "user:sekret@127.0.0.1:4222")
+    assert (refused.status, "sekret" in refused.err + refused.out) == (2, False)

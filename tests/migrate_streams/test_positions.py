@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import pytest
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, RetentionPolicy
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, RetentionPolicy, StreamSource
 
+from dynlog.adapters.nats.streams import list_consumers
 from dynlog.batch import Position
 from dynlog.consumer import Consumer
 from dynlog.log import Log
@@ -230,3 +232,17 @@ async def test_a_message_that_a_mirror_brought_out_of_the_topic_does_not_come_ba
     path = batch.columns.headers[2]["dynlog-mirror"].decode()
     assert path.startswith("topic:else@1,stream:S@")
     assert await moving.verify(item) == []
+
+
+async def test_the_servers_own_consumers_that_fill_another_stream_become_no_group(
+    source: Source, dynlog_log: Log
+) -> None:
+    await source.stream("S", "s", retention=RetentionPolicy.WORK_QUEUE)
+    await source.js.add_consumer("S", ConsumerConfig(durable_name="mine", filter_subject="nothing"))
+    await source.js.add_stream(name="T", sources=[StreamSource(name="S", filter_subject="s")])
+    async with asyncio.timeout(20):
+        while not (theirs := [c for c in await list_consumers(source.server, "S") if c.config.get("sourcing")]):
+            pass
+    item = await migration(source, dynlog_log).planned("S")
+    assert item.settings["groups"] == ["mine"]
+    assert any(note.startswith(f"consumer {theirs[0].name} is the server's own") for note in item.notes)

@@ -107,6 +107,13 @@ async def test_a_missing_permission_is_named_with_its_subject(tmp_path: Path) ->
             with pytest.raises(SourceRefused, match="does not let this user listen at"):
                 await list_streams(source)
             assert monotonic() - begun < 5
+        async with open_nats(NatsAccess(server.url, user="deaf", password="p"), timeout=5) as source:
+            for _ in range(2):  # by then it is known, before anything is asked
+                await source.client.flush()
+            begun = monotonic()
+            with pytest.raises(SourceRefused, match=r"permission to subscribe to '_INBOX\.>'"):
+                await list_streams(source)
+            assert monotonic() - begun < 5
 
 
 async def test_a_server_without_jetstream_is_told_from_one_that_is_away(tmp_path: Path) -> None:

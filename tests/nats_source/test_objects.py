@@ -237,3 +237,21 @@ async def test_objects_are_read_side_by_side_and_one_that_is_given_up_leaves_not
     assert {object.name: body for object, body in zip(objects, read, strict=True)} == bodies
     assert source.client.waiting == 0
     assert (await stream_info(source, f"OBJ_{bucket}")).messages == found.info.messages
+
+
+async def test_headers_as_nats_py_writes_them_are_one_value_each(source: NatsServer, writer: Writer) -> None:
+    bucket, store = await bucket_of(writer)
+    await put(store, "plain", BODY, headers={"a": "only one"})
+    found = await find_object(source, bucket, "plain")
+    assert (found.problem, found.headers) == ("", {"a": ("only one",)})
+    assert await body_of(source, found) == BODY
+
+
+async def test_a_meta_message_at_a_subject_that_is_no_name_is_named_by_that_subject(
+    source: NatsServer, writer: Writer
+) -> None:
+    bucket, _ = await bucket_of(writer)
+    await writer.js.publish(f"$O.{bucket}.M.!!!", b'{"name": "x", "nuid": "n"}')
+    (found,) = [each for each in await object_buckets(source) if each.name == bucket]
+    (odd,) = await list_objects(source, found)
+    assert (odd.name, odd.problem) == ("!!!", "its meta message lies at a subject that is no name in base64")
