@@ -18,7 +18,7 @@ from dynlog.cli.output import LineOutput, human_seconds, print_facts, print_json
 from dynlog.cli.run import until_stopped
 from dynlog.errors import ConfigurationError
 from dynlog.migrations.mirror.book import TOPIC, Page, open_book
-from dynlog.migrations.mirror.choice import Choice, recorded_choice
+from dynlog.migrations.mirror.choice import Choice, is_taken, recorded_choice
 from dynlog.migrations.mirror.counts import Standing
 from dynlog.migrations.mirror.cutover import cut_over
 from dynlog.migrations.mirror.inward import StreamMirror, mirror_in
@@ -172,6 +172,11 @@ async def cut_over_stream(
         pages, _ = await book.read()
         page = pages.cut_over.get(mirror_in(info, target))
         if page is None:
+            if not is_taken(target, stream_place(info)):
+                raise ConfigurationError(
+                    f"topic {topic!r} takes nothing of stream {stream!r}, as it is now: nothing was copied or ended; "
+                    "name the topic that it is mirrored into, or mirror it first"
+                )
             choice = recorded_choice(target, stream_place(info)) or Choice()
             mirror = StreamMirror(server, log, book, info, target, choice)
             await mirror.open(pages)

@@ -14,6 +14,7 @@ from dynlog.errors import ConfigurationError, TopicNotFound
 from dynlog.log import Log
 from dynlog.migrations.mirror.path import stream_place
 from dynlog.migrations.nats.origin import SOURCE_LABEL
+from dynlog.migrations.nats.spread import spread_of
 from dynlog.topics import Topic
 
 
@@ -34,6 +35,18 @@ def recorded_choice(topic: Topic, place: str) -> Choice | None:
     return Choice(None if subject == ">" else subject, by)
 
 
+def is_taken(topic: Topic, place: str) -> bool:
+    """Whether the topic takes that stream: a mirror or a migration of it began there."""
+    moved = topic.labels.get(SOURCE_LABEL, "").partition(" by ")[0]
+    return moved == place or recorded_choice(topic, place) is not None
+
+
+def check_spread(partition_by: str | None) -> None:
+    """Raises ConfigurationError for a rule that is none, before it is settled for ever."""
+    if partition_by is not None:
+        spread_of(partition_by, 1)
+
+
 def _label(place: str) -> str:
     return f"dynlog.mirror {place}"
 
@@ -43,6 +56,7 @@ async def settle(log: Log, topic: Topic, stream: StreamInfo, choice: Choice) -> 
 
     Raises ConfigurationError for one that cannot hold beside what was settled before.
     """
+    check_spread(choice.partition_by)
     place, subject = stream_place(stream), choice.subject or ">"
     by = choice.partition_by or ("subject" if topic.partitions > 1 else None)
     moved, _, moved_by = topic.labels.get(SOURCE_LABEL, "").partition(" by ")
@@ -69,7 +83,6 @@ async def target_topic(log: Log, name: str, partitions: int | None) -> Topic:
     except TopicNotFound:
         info = await log.create_topic(name, partitions=partitions or 1, exist_ok=partitions is None)
     if partitions is not None and info.partitions != partitions:
-        raise ConfigurationError(
-            f"topic {name!r} has {info.partitions} partitions, which is for ever; leave out --partitions"
-        )
+        has = "1 partition" if info.partitions == 1 else f"{info.partitions} partitions"
+        raise ConfigurationError(f"topic {name!r} has {has}, which is for ever; leave out --partitions")
     return info

@@ -15,7 +15,7 @@ from dynlog.batch import Position
 from dynlog.errors import DynlogError
 from dynlog.log import Log
 from dynlog.migrations.mirror.book import Book, Page, open_book
-from dynlog.migrations.mirror.choice import Choice, target_topic
+from dynlog.migrations.mirror.choice import Choice, check_spread, target_topic
 from dynlog.migrations.mirror.core import CoreMirror
 from dynlog.migrations.mirror.counts import Standing
 from dynlog.migrations.mirror.cutover import check_not_cut_over, reopen
@@ -48,6 +48,7 @@ async def mirror_stream(
     anew.
     """
     choice = choice or Choice()
+    check_spread(choice.partition_by)
     info = await stream_info(server, stream)
     if component_of(stream) is not None:
         logger.warning(
@@ -99,6 +100,7 @@ async def mirror_subject(
 ) -> None:
     """Mirrors what is published to a core subject or pattern into a topic, at most once, until it is cancelled."""
     check_subject(subject)
+    check_spread(partition_by)
     target = await target_topic(log, topic, partitions)
     book, standing = await open_book(log), Standing("in", subject, topic)
 

@@ -56,6 +56,31 @@ async def test_a_cut_over_ends_the_mirror_that_runs(old: OldSide, log: Log, log_
     assert "cut over at sequence 1" in outcome.err
 
 
+async def test_a_cut_over_to_a_topic_that_the_stream_is_not_mirrored_into_copies_nothing(
+    old: OldSide, log: Log, log_url: str
+) -> None:
+    await old.publish("a", b"1")
+    await log.create_topic("other")
+    refused = await dynlog(
+        "mirror", "nats", "cutover", "--nats", old.url, "--log", log_url, "--topic", "other", "--stream", old.name,
+        "--watch", "0s",
+    )  # fmt: skip
+    assert (refused.status, "takes nothing of stream" in refused.err) == (2, True)
+    assert await bodies(log, "other") == []
+
+
+async def test_a_rule_that_is_none_is_not_settled_for_ever(old: OldSide, log: Log, log_url: str) -> None:
+    await old.publish("a", b"1")
+    common = (
+        "mirror", "nats", "--direction", "in", "--nats", old.url, "--log", log_url, "--topic", "t", "--stream",
+        old.name, "--once",
+    )  # fmt: skip
+    assert (await dynlog(*common, "--partition-by", "subjects")).status == 2
+    assert [topic.name for topic in await log.topics()] == []
+    assert (await dynlog(*common)).status == 0
+    assert await bodies(log, "t") == [b"1"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
