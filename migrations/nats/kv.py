@@ -7,7 +7,7 @@ revision became which is in the journal: see `revision_of`.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 
 from pydantic import JsonValue
@@ -84,7 +84,9 @@ class KvMover:
             topic = await run.log.topic(topic_of(item.target))
         except TopicNotFound:
             return [Difference(name=bucket.name, what=f"there is no bucket {item.target}: apply it")]
-        return await compare_bucket(run, _rules(bucket, run.log.capabilities.max_batch_bytes, item), topic)
+        foreign = _foreign(bucket, await subjects_of(run.server, bucket.info.name))
+        found = await compare_bucket(run, _rules(bucket, run.log.capabilities.max_batch_bytes, item), topic)
+        return [*(Difference(name=refusal.name, what=refusal.why) for refusal in foreign), *found]
 
     async def rollback(self, item: Item, run: Run) -> Outcome:
         removed, size, refused = 0, 0, []
@@ -114,8 +116,8 @@ def revision_of(journal: Journal, item: str, source: int) -> int | None:
 
 async def _planned(kind: str, survey: Survey, bucket: KvBucketInfo, target: str) -> Item:
     prefix = key_prefix(bucket)
-    subjects = await subjects_of(survey.server, bucket.info.name, f"{prefix}>")
-    keys = [subject.removeprefix(prefix) for subject in subjects]
+    subjects = await subjects_of(survey.server, bucket.info.name)
+    keys = [subject.removeprefix(prefix) for subject in subjects if subject.startswith(prefix)]
     bound = [key for key in keys if is_of_an_instance(bucket.name, key)]
     settings: dict[str, JsonValue] = {"keys_of_instances": list(bound[:MOST_NAMED])}
     notes = _notes(bucket)
@@ -125,11 +127,25 @@ async def _planned(kind: str, survey: Survey, bucket: KvBucketInfo, target: str)
             f"{len(bound)} keys of live instances are not copied, the instances write them anew: "
             + ", ".join(bound[:3]) + more
         )  # fmt: skip
-    if bound and len(bound) == len(keys):
+    foreign = _foreign(bucket, subjects)
+    if bound and len(bound) == len(subjects):
         return _item(kind, bucket, "", len(keys), notes, [], settings)
     notes += await _skew_note(survey, bucket)
     refused = _illegal(bucket, keys) or await _unfit(survey, bucket)
-    return _item(kind, bucket, target, len(keys) - len(bound), notes, refused, settings)
+    return _item(kind, bucket, target, len(keys) - len(bound), notes, [*foreign, *refused], settings)
+
+
+def _foreign(bucket: KvBucketInfo, subjects: Mapping[str, int]) -> list[Refusal]:
+    """What lies in the bucket's stream and is no key of it, as where it was filled from another bucket as it was."""
+    prefix, refused = key_prefix(bucket), Refusals()
+    for subject, count in subjects.items():
+        if not subject.startswith(prefix):
+            why = (
+                f"what lies there ({count} message{'' if count == 1 else 's'}) is no key of the bucket, whose keys lie "
+                f"at {prefix}>, so no client of the bucket sees it: not moved"
+            )
+            refused.add(f"{bucket.name} subject {subject}", why)
+    return list(refused.all())
 
 
 def _item(

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
-from nats.js.api import KeyValueConfig, StorageType
+from nats.js.api import KeyValueConfig, StorageType, StreamSource
 from nats.js.kv import KeyValue
 
 from dynlog.batch import StoredRecord
@@ -366,3 +366,21 @@ async def test_a_key_that_the_log_cannot_have_is_named_and_the_rest_goes_on(sour
     assert item.refused == outcome.refused
     assert await values_of(dynlog_log, "b") == {"fine": b"v"}
     assert [difference.name for difference in await moving.verify(item)] == [f"b key {long}"]
+
+
+async def test_what_lies_in_a_buckets_stream_and_is_no_key_of_it_is_named(source: Source, dynlog_log: Log) -> None:
+    await (await bucket_of(source, "first")).put("a", b"1")
+    sources = [StreamSource(name="KV_first")]
+    await source.js.add_stream(name="KV_second", subjects=["$KV.second.>"], sources=sources, max_msgs_per_subject=1)
+    second = await source.js.key_value("second")
+    await second.put("b", b"2")
+    async with asyncio.timeout(20):
+        while (await source.js.stream_info("KV_second")).state.messages < 2:
+            pass
+    moving = migration(source, dynlog_log)
+    item = await moving.planned("second")
+    assert [refusal.name for refusal in item.refused] == ["second subject $KV.first.a"]
+    assert "no key of the bucket" in item.refused[0].why
+    await moving.apply(item)
+    assert await values_of(dynlog_log, "second") == {"b": b"2"}
+    assert [difference.name for difference in await moving.verify(item)] == ["second subject $KV.first.a"]
