@@ -48,7 +48,10 @@ async def list_objects(server: NatsServer, bucket: ObjectBucket) -> list[NatsObj
 
 async def find_object(server: NatsServer, bucket: str, name: str) -> NatsObject:
     """One object as it is now; raises SourceNotFound."""
-    message = await get_message(server, stream_of(bucket), last_by_subj=meta_subject(bucket, name))
+    try:
+        message = await get_message(server, stream_of(bucket), last_by_subj=meta_subject(bucket, name))
+    except SourceNotFound:
+        raise SourceNotFound(f"there is no bucket {bucket!r} at {server.shown}, so no object {name!r}") from None
     if message is None:
         raise SourceNotFound(f"bucket {bucket!r} at {server.shown} has no object {name!r}")
     return read_meta(bucket, message)

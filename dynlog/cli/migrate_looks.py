@@ -54,7 +54,7 @@ def say_verified(verified: Sequence[Verified], *, as_json: bool) -> None:
         print_json([each.model_dump(mode="json") for each in verified])
     else:
         rows = [
-            (each.item, each.target, f"{len(each.differences)} differences" if each.differences else "alike")
+            (each.item, each.target, _differences(len(each.differences)) if each.differences else "alike")
             for each in verified
         ]
         print_table(("ITEM", "TARGET", "COMPARED"), rows, empty="nothing to compare")
@@ -78,6 +78,10 @@ def say_status(items: Sequence[ItemStatus], name: str, *, as_json: bool) -> None
     ]  # fmt: skip
     headings = ("ITEM", "TARGET", "STAGE", "LINES", "BYTES", "AT", "OF", "NOT", "BEGAN", "ENDED")
     print_table(headings, rows, empty=f"no migration {name!r} was ever begun here")
+
+
+def _differences(count: int) -> str:
+    return "1 difference" if count == 1 else f"{count} differences"
 
 
 def _target(item: Item | None) -> str:

@@ -11,13 +11,18 @@ from dynlog.cli.output import PROGRESS_EVERY_S, human_bytes, human_seconds, say
 from dynlog.migrations.nats.contract import Item, Progress
 
 _PARTS = 10_000
+_BYTES_ARE_KNOWN = ("objects", "model")
+"""Of the others a plan knows what they take up on the source, which is more than what will be moved of them."""
 
 
 class Meter:
-    """What is done of the items, as a share of all."""
+    """What is done of the items, as a share of all; with ``by_bytes`` their bytes count where they are known before."""
 
-    def __init__(self, items: Sequence[Item]) -> None:
-        self._expected = {item.id: (item.count, item.bytes) for item in items}
+    def __init__(self, items: Sequence[Item], *, by_bytes: bool = True) -> None:
+        self._expected = {
+            item.id: (item.count, item.bytes if by_bytes and item.kind in _BYTES_ARE_KNOWN else 0) for item in items
+        }
+        self._known = by_bytes and all(item.kind in _BYTES_ARE_KNOWN for item in items)
         self._names, self._bytes = (sum(each) for each in zip((0, 0), *self._expected.values(), strict=True))
         self._done: dict[str, tuple[int, int]] = {}
         self._begun = time.monotonic()
@@ -40,16 +45,14 @@ class Meter:
         names, size = (sum(each) for each in zip((0, 0), *self._done.values(), strict=True))
         passed, share = max(time.monotonic() - self._begun, 0.001), self.share
         left = f", {human_seconds(round(passed * (1 - share) / share))} left" if 0.01 <= share < 1 else ""
-        return (
-            f"{names:,} of {self._names:,}, {human_bytes(size)} of {human_bytes(self._bytes)}, "
-            f"{human_bytes(size / passed)}/s{left}"
-        )
+        of = f" of {human_bytes(self._bytes)}" if self._known else ""
+        return f"{names:,} of {self._names:,}, {human_bytes(size)}{of}, {human_bytes(size / passed)}/s{left}"
 
 
 @contextmanager
-def showing(items: Sequence[Item], doing: str) -> Iterator[Progress]:
+def showing(items: Sequence[Item], doing: str, *, by_bytes: bool = True) -> Iterator[Progress]:
     """Gives the callback that is told of every step."""
-    meter = Meter(items)
+    meter = Meter(items, by_bytes=by_bytes)
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn

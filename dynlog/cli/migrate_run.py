@@ -69,7 +69,7 @@ async def verify(ends: Ends, *, as_json: bool) -> None:
     """Compares; raises PartialSuccess if something differs, NothingDone if everything does."""
     async with _open(ends, create=False) as (server, log, objects):
         planned = await _planned(ends, server, log, objects)
-        with showing(planned.moving, "comparing") as progress:
+        with showing(planned.moving, "comparing", by_bytes=False) as progress:
             run = _run(ends, server, log, objects, await Journal.read(log, ends.name), progress)
             verified = await verify_plan(planned, run)
     say_verified(verified, as_json=as_json)

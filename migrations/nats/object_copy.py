@@ -57,13 +57,15 @@ class _Copying:
     moved: int = 0
     already: int = 0
     bytes: int = 0
+    passed: int = 0
+    """Bytes that were there already."""
     under_way: int = 0
     failures: int = 0
     large: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def tell(self) -> None:
         """How far it is."""
-        self.run.progress(self.item, len(self.done), self.bytes + self.under_way)
+        self.run.progress(self.item, len(self.done), self.bytes + self.passed + self.under_way)
 
     @property
     def outcome(self) -> Outcome:
@@ -149,7 +151,7 @@ async def _bring(copying: _Copying, object: NatsObject) -> bool:
         and copying.there.get(key) == line.size
         and ("changed" not in line.detail or line.detail["changed"] == copying.variant)
     ):
-        _count(copying, object.name, already=True)
+        _count(copying, object.name, size=line.size, already=True)
         return False
     if key in copying.there and not await _may_replace(copying, object, content, key, line):
         return False
@@ -184,7 +186,7 @@ async def _may_replace(
     if line is None and dict(there.metadata) == wanted.metadata and there.sha256 == sha256_of(content.digest):
         # Killed between the put and the journal.
         await run.journal.moved_soon(_line(copying.item, object, content, key, there, None))
-        _count(copying, object.name, already=True)
+        _count(copying, object.name, size=there.size, already=True)
         return False
     return True
 
@@ -268,7 +270,9 @@ def _line(
 
 def _count(copying: _Copying, name: str, *, size: int = 0, already: bool = False) -> None:
     if already:
-        copying.already += name not in copying.done
+        if name not in copying.done:
+            copying.already += 1
+            copying.passed += size
     else:
         copying.moved += 1
         copying.bytes += size

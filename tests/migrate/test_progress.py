@@ -24,6 +24,17 @@ def test_the_share_that_is_done_is_of_names_and_of_bytes() -> None:
     assert "left" not in meter.text
 
 
+def test_a_stream_is_measured_by_its_messages_and_what_is_compared_by_its_names() -> None:
+    stream = Item(kind="streams", source="s", target="t", count=100, bytes=9000)
+    meter = Meter([MANY, stream])
+    meter.tell(stream, 100, 700)
+    meter.tell(MANY, 100, 1000)
+    assert (meter.share, " of 9" in meter.text) == (1, False)
+    comparing = Meter([MANY], by_bytes=False)
+    comparing.tell(MANY, 100, 0)
+    assert comparing.share == 1
+
+
 def test_more_than_was_planned_is_never_more_than_all() -> None:
     meter = Meter([MANY])
     meter.tell(MANY, 300, 5000)
