@@ -7,6 +7,7 @@ the topic itself; the journal is only told.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -33,7 +34,8 @@ ROUNDS = 10
 JOURNAL_BYTES = 16 << 20
 PER_MESSAGE = 128
 """An empty message counts as much, so that a stretch of tiny ones ends, too."""
-
+JOURNAL_S = 5.0
+"""Nor does the status of a copy that is under way, or was stopped, lag behind by more than this."""
 
 T = TypeVar("T")
 
@@ -71,7 +73,7 @@ class StreamCopy:
         self._item, self._run, self._topic, self._spread, self._info = item, run, topic, spread, info
         self._judge = Judge(info, topic, run.log.capabilities.max_batch_bytes)
         self._policy = DeliveryPolicy()
-        self._stretch = Chunk(0)
+        self._stretch, self._told = Chunk(0), time.monotonic()
         self.refused = Refusals()
         self.done = Copied()
 
@@ -115,7 +117,8 @@ class StreamCopy:
                 for partition, records in chunk.records.items():
                     await deliver(self._run.log, self._topic.name, partition, records, self._policy)
                 self._count(chunk)
-                if self._stretch.bytes + PER_MESSAGE * self._stretch.seen >= JOURNAL_BYTES:
+                late = time.monotonic() - self._told >= JOURNAL_S
+                if late or self._stretch.bytes + PER_MESSAGE * self._stretch.seen >= JOURNAL_BYTES:
                     await self._tell()
         await self._tell()
 
@@ -133,7 +136,7 @@ class StreamCopy:
 
     async def _tell(self) -> None:
         """Tells the journal of the stretch that is in the topic."""
-        stretch, self._stretch = self._stretch, Chunk(0)
+        stretch, self._stretch, self._told = self._stretch, Chunk(0), time.monotonic()
         if stretch.seen:
             await self._run.moved(
                 Moved(

@@ -16,10 +16,12 @@ from dynlog.migrations.mirror.choice import Choice, settle
 from dynlog.migrations.mirror.inbound import SUBJECT, source_of, to_record
 from dynlog.migrations.mirror.path import stream_place
 from dynlog.migrations.nats.contract import Choices
+from dynlog.migrations.nats.journal import Journal
 from dynlog.migrations.nats.origin import record_of
 from dynlog.migrations.nats.streams import StreamMover
+from dynlog.open import open_log
 from dynlog.record import Record
-from tests.migrate_streams.source import Migration, Source, stopped_anywhere
+from tests.migrate_streams.source import MIGRATION, Migration, Source, stopped_anywhere
 
 
 def migration(source: Source, log: Log, **choices: object) -> Migration:
@@ -330,3 +332,19 @@ async def test_a_rollback_removes_what_was_made_and_leaves_what_others_wrote(sou
 async def test_a_message_without_headers_becomes_what_the_mirror_makes_of_it(source: Source, dynlog_log: Log) -> None:
     message = StreamMessage(7, "ä.b", None, b"data", 1_700_000_000_123_456_789)
     assert record_of(message, "stream:S@1") == to_record(message, "stream:S@1")
+
+
+async def test_the_journal_says_while_a_copy_is_under_way_how_far_it_is(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dynlog.migrations.nats.stream_copy.JOURNAL_S", 0.0)
+    await source.stream("S", "s")
+    for _ in range(6):
+        await source.js.publish("s", bytes(40_000))
+    async with open_log("memory://?max_batch_bytes=100000") as log:
+        moving = migration(source, log)
+        item = await moving.planned("S")
+        await moving.apply(item)
+        lines = (await Journal.read(log, MIGRATION)).lines(item.id)
+        assert [*lines] == ["1-2", "3-4", "5-6"]
+        assert (await moving.apply(item)).already == 6
