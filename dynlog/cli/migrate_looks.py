@@ -54,7 +54,11 @@ def say_verified(verified: Sequence[Verified], *, as_json: bool) -> None:
         print_json([each.model_dump(mode="json") for each in verified])
     else:
         rows = [
-            (each.item, each.target, _differences(len(each.differences)) if each.differences else "alike")
+            (
+                each.item,
+                each.target or "(not moved)",
+                _differences(len(each.differences)) if each.differences else "alike",
+            )
             for each in verified
         ]
         print_table(("ITEM", "TARGET", "COMPARED"), rows, empty="nothing to compare")

@@ -16,14 +16,14 @@ from dynlog.cli.output import say
 from dynlog.errors import DynlogError
 from dynlog.log import Log
 from dynlog.migrations.nats.apply import apply_plan
-from dynlog.migrations.nats.contract import Choices, Limits, Outcome, Progress, Run
+from dynlog.migrations.nats.contract import Choices, Difference, Limits, Outcome, Progress, Run
 from dynlog.migrations.nats.journal import Journal
 from dynlog.migrations.nats.lock import only_one
 from dynlog.migrations.nats.plan import Plan, make_plan
 from dynlog.migrations.nats.rollback import roll_back
 from dynlog.migrations.nats.status import status_of
 from dynlog.migrations.nats.survey import look_around
-from dynlog.migrations.nats.verify import verify_plan
+from dynlog.migrations.nats.verify import Verified, verify_plan
 from dynlog.objects import ObjectStore
 from dynlog.open import open_log, open_objects
 from dynlog.url import parse_url, shown
@@ -71,12 +71,23 @@ async def verify(ends: Ends, *, as_json: bool) -> None:
         planned = await _planned(ends, server, log, objects)
         with showing(planned.moving, "comparing", by_bytes=False) as progress:
             run = _run(ends, server, log, objects, await Journal.read(log, ends.name), progress)
-            verified = await verify_plan(planned, run)
+            verified = [*await verify_plan(planned, run), *_not_moved(planned)]
     say_verified(verified, as_json=as_json)
     differing = [each.item for each in verified if each.differences]
     if differing:
         message = f"{len(differing)} of {len(verified)} differ from the source: {', '.join(differing)}"
         raise PartialSuccess(message) if len(differing) < len(verified) else NothingDone(message)
+
+
+def _not_moved(planned: Plan) -> list[Verified]:
+    """What is only listed, and should not pass for what is alike."""
+    return [
+        Verified(
+            item=item.id, target="", differences=tuple(Difference(name=r.name, what=r.why) for r in item.refused)
+        )
+        for item in planned.items
+        if not item.target and item.refused
+    ]  # fmt: skip
 
 
 async def status(log_url: str, name: str, *, as_json: bool) -> None:

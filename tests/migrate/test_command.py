@@ -157,3 +157,16 @@ async def test_a_password_in_what_is_no_url_is_not_shown(tmp_path: Path) -> None
     ends = ("--log", f"sqlite://{tmp_path}/log.db", "--objects", f"file://{tmp_path}/objects")
     refused = await nats("plan", *ends, "--nats", "user:sekret@127.0.0.1:4222")
     assert (refused.status, "sekret" in refused.err + refused.out) == (2, False)
+
+
+async def test_what_a_plan_cannot_move_is_not_alike(writer: Writer, nats_server: Any, tmp_path: Path) -> None:
+    for name in ("a_b", "a-b", "c"):
+        await writer.js.add_stream(name=name, subjects=[name])
+    ends = (
+        "--nats", nats_server.url, "--log", f"sqlite://{tmp_path}/log.db", "--objects", f"file://{tmp_path}/objects",
+    )  # fmt: skip
+    assert (await nats("apply", *ends)).status == 3
+    outcome = await nats("verify", *ends)
+    assert outcome.status == 3
+    assert "streams:a_b: a_b: 'a-b' would be the target of a-b as well" in outcome.err
+    assert (await nats("verify", *ends, "--only", "c")).status == 0
