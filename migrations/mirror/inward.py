@@ -231,9 +231,17 @@ class StreamMirror:
     async def _progress(self) -> None:
         """Now and then, and only while nothing is on its way: the page then says of all below that it is there."""
         sequence, when = self._written
-        if self.next - 1 == sequence or time.monotonic() - when < PROGRESS_S:
+        if time.monotonic() - when < PROGRESS_S:
             return
-        await self.write_progress()
+        if self.next - 1 != sequence:
+            await self.write_progress()
+            return
+        # Nothing is appended, so nobody would hear that the topic went away.
+        if (await self._log.topic(self._topic.name)).incarnation != self._topic.incarnation:
+            raise ConfigurationError(
+                f"topic {self._topic.name!r} was deleted and made anew: start the mirror again, and it begins with that"
+            )
+        self._written = (sequence, time.monotonic())
 
     async def write_progress(self) -> Page:
         """Writes into the book how far it is."""

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from dynlog.adapters.nats.access import NatsAccess
-from dynlog.errors import LogUnavailable, SourceUnavailable
+from dynlog.adapters.nats.access import NatsAccess, open_nats
+from dynlog.errors import LogUnavailable, SourceUnavailable, TopicNotFound
 from dynlog.log import Log
 from dynlog.migrations.mirror.counts import Standing
 from dynlog.migrations.mirror.keeping import keep_mirroring
@@ -124,3 +124,17 @@ async def test_a_session_that_hangs_after_an_outage_is_ended_by_the_patience_and
     with pytest.raises(LogUnavailable, match="away 2"):
         await keep_mirroring(session, standing, Told(), patience_s=0.2)
     assert (lives, went_on.is_set()) == (3, True)
+
+
+async def test_a_mirror_that_has_nothing_to_do_hears_that_its_topic_is_gone(
+    old: OldSide, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dynlog.migrations.mirror.inward.PROGRESS_S", 0.0)
+    await old.publish("a", b"1")
+    told = Told()
+    async with open_nats(old.access) as nats, asyncio.timeout(30):
+        mirror = asyncio.create_task(mirror_stream(nats, log, old.name, "t", told))
+        await told.until(lambda now: now.position == 1)
+        await log.delete_topic("t")
+        with pytest.raises(TopicNotFound):
+            await mirror
