@@ -110,6 +110,8 @@ async def read_stream(
     SourceUnavailable once it stayed away too long, SourceChanged if the stream was deleted or made anew meanwhile,
     SourceRefused.
     """
+    if info.subjects == (subject,) and not (info.config.get("mirror") or info.config.get("sources")):
+        subject = None  # all that is there: without a filter the server need not look at subjects, which costs it much
     fetcher = _fetcher(server, info, subject)
     at, pauses, patience = max(first, 1), iter(_AGAIN), None
     try:
