@@ -88,7 +88,8 @@ async def _measure(folder: Path, program: str, sizes: Sizes) -> list[Row]:
             )
             ours = await _ended(
                 "-m", "dynlog.cli", "migrate", "nats", "apply", "--nats", server.url, "--only", item,
-                "--name", f"of-{what}", "--log", f"sqlite://{folder}/{name}.db", "--objects", minio.url(INTO, f"ours-{name}"),
+                "--name", f"of-{what}", "--log", f"sqlite://{folder}/{name}.db",
+                "--objects", minio.url(INTO, f"ours-{name}"),
             )  # fmt: skip
             peak = max(peak, ours.peak_mib)
             rows.append(
