@@ -255,3 +255,8 @@ async def test_a_meta_message_at_a_subject_that_is_no_name_is_named_by_that_subj
     (found,) = [each for each in await object_buckets(source) if each.name == bucket]
     (odd,) = await list_objects(source, found)
     assert (odd.name, odd.problem) == ("!!!", "its meta message lies at a subject that is no name in base64")
+
+
+async def test_a_bucket_that_is_not_there_is_named_as_such(source: NatsServer) -> None:
+    with pytest.raises(SourceNotFound, match=r"there is no bucket 'nowhere' at .*, so no object 'x'"):
+        await find_object(source, "nowhere", "x")
