@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, Callable, Sequence
-from functools import partial
 from time import monotonic
 from typing import Any, Protocol, cast
 
@@ -22,7 +21,7 @@ from dynlog.network.incoming import IncomingCall, wake
 from dynlog.network.link_io import FLUSH_AT, FLUSH_AT_MOST, LinkIo
 from dynlog.network.outgoing import OutgoingStream, Unary, error_of, lost
 from dynlog.network.services import Services
-from dynlog.network.serving import forget, run, serve
+from dynlog.network.serving import SessionAnswers, forget, serve
 from dynlog.network.session import Session
 from dynlog.network.session_events import (
     Attached,
@@ -78,7 +77,7 @@ class Link(LinkIo):
         self.services, self.deadlines = services, deadlines
         self.calls: dict[IncomingCall, None] = {}
         """Calls of the peer that are not answered yet."""
-        self.turns: Turns[IncomingCall] = Turns(partial(run, self))
+        self.turns: Turns[IncomingCall] = Turns(SessionAnswers(self))
         self.peer_name = "?"
         self.own_id = own_id
         self.drained = asyncio.Event()

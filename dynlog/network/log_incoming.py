@@ -69,6 +69,11 @@ class LogRequest:
         self._deadline: Deadline | None = None
 
     @property
+    def gone(self) -> bool:
+        """See `dynlog.network.turns.Handled`."""
+        return self.over
+
+    @property
     def topic(self) -> str:
         return self._meta.topic
 

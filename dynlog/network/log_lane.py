@@ -38,7 +38,7 @@ from dynlog.network.log_records import (
     meta_of,
     pack,
 )
-from dynlog.network.log_running import run
+from dynlog.network.log_running import LaneAnswers
 from dynlog.network.reply_cache import BY_CALLER, Known, ReplyCache
 from dynlog.network.turns import Turns
 from dynlog.record import Control
@@ -69,7 +69,7 @@ class Lane(Answers):
         self.serving = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._running: set[asyncio.Task[None]] = set()
-        self.turns: Turns[LogRequest] = Turns(partial(run, self), self._runs)
+        self.turns: Turns[LogRequest] = Turns(LaneAnswers(self), self._runs)
         self._term = 0
         self._told = (-1, -1)
         self._read = self._first = 0
