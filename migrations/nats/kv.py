@@ -74,9 +74,7 @@ class KvMover:
         )
         await copy.run()
         done = copy.done
-        return Outcome(
-            item=item.id, moved=done.moved, already=done.already, bytes=done.bytes, refused=copy.refused.all()
-        )
+        return Outcome(item=item.id, moved=done.moved, already=done.already, bytes=done.bytes, refused=copy.refused)
 
     async def verify(self, item: Item, run: Run) -> list[Difference]:
         bucket = await _bucket(item, run)

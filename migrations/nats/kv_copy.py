@@ -11,22 +11,21 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from pydantic import JsonValue
 from xxhash import xxh3_64_intdigest
 
 from dynlog.adapters.nats.kv import KvBucketInfo
 from dynlog.adapters.nats.messages import time_ns
-from dynlog.adapters.nats.streams import StreamMessage, read_stream, stream_info
+from dynlog.adapters.nats.streams import read_stream, stream_info
 from dynlog.batch import Position
 from dynlog.codec import encoded_bound
 from dynlog.delivery import DeliveryPolicy, deliver
 from dynlog.errors import ConfigurationError, MalformedRecord, SourceChanged
 from dynlog.kv.records import Lapse, Picture, from_parts
 from dynlog.log import Log
-from dynlog.migrations.nats.contract import Item, Moved, Run
+from dynlog.migrations.nats.contract import Item, Refusal, Run
 from dynlog.migrations.nats.kv_entries import EntryRules, key_prefix
 from dynlog.migrations.nats.stream_copy import ROUNDS, Copied, ahead
-from dynlog.migrations.nats.targets import Refusals
+from dynlog.migrations.nats.telling import Telling, told_before
 from dynlog.producer import PAYLOAD_OVERHEAD
 from dynlog.record import Record
 from dynlog.topics import Topic
@@ -94,15 +93,18 @@ class KvCopy:
         self._item, self._run, self._topic, self._rules = item, run, topic, rules
         self._limit = run.log.capabilities.max_batch_bytes - PAYLOAD_OVERHEAD
         self._there = There()
-        self.refused = Refusals()
+        self._telling = Telling(item, run, topic)
         self.done = Copied()
+
+    @property
+    def refused(self) -> tuple[Refusal, ...]:
+        """What was not written, by name."""
+        return self._telling.refused.all()
 
     async def run(self) -> None:
         """Writes what is not there yet, and what comes meanwhile; raises what stands in the way of all."""
         info = self._rules.bucket.info
-        first = await self._start() + 1
-        if first > 1:
-            self.done.already = await self._count_earlier(first)
+        first = await self._start()
         if self._there.compacted and first <= info.last_seq:
             raise ConfigurationError(
                 f"bucket {self._item.target!r} lives on in the log (it was compacted), so what {self._item.source!r} "
@@ -118,20 +120,12 @@ class KvCopy:
                 raise SourceChanged(f"bucket {self._item.source!r} was deleted and made anew meanwhile: plan again")
 
     async def _start(self) -> int:
+        """The first revision that is to be read."""
         self._there = await look_at_bucket(self._run.log, self._topic, self._rules.producers)
-        last = self._there.last
-        for line in self._run.journal.lines(self._item.id).values():
-            if line.detail.get("incarnation") != self._topic.incarnation:
-                continue
-            if "why" in line.detail:
-                self.refused.add(line.name, str(line.detail["why"]))
-            else:
-                last = max(last, line.source_seq)
-        return last
-
-    async def _count_earlier(self, first: int) -> int:
-        lines = self._run.journal.lines(self._item.id).values()
-        return sum(int(str(line.detail.get("entries", 0))) for line in lines if line.source_seq < first)
+        stretches = self._telling.earlier()
+        first = max([self._there.last, *(line.source_seq for line in stretches)]) + 1
+        self.done.already = told_before(first, stretches, "entries")
+        return first
 
     async def _copy(self, first: int, last: int) -> None:
         async with aclosing(self._chunks(first, last)) as chunks, aclosing(ahead(chunks)) as made:
@@ -147,31 +141,10 @@ class KvCopy:
         self.done.moved += chunk.seen
         self.done.bytes += chunk.bytes
         self._run.progress(self._item, self.done.moved + self.done.already, self.done.bytes)
-        detail: dict[str, JsonValue] = {
-            "incarnation": self._topic.incarnation, "entries": chunk.seen, "revisions": revisions
-        }  # fmt: skip
-        await self._run.moved(
-            Moved(
-                item=self._item.id,
-                name=f"{chunk.first}-{chunk.last}",
-                source_seq=chunk.last,
-                target=self._item.target,
-                size=chunk.bytes,
-                checksum=f"xxh3-sum:{chunk.sum % (1 << 64):016x}",
-                detail=detail,
-            )
-        )
-
-    async def _refuse(self, message: StreamMessage, why: str) -> None:
-        name = self._rules.name(self._rules.entry(message))
-        if self.refused.add(name, why):
-            detail: dict[str, JsonValue] = {"incarnation": self._topic.incarnation, "why": why}
-            await self._run.moved(
-                Moved(
-                    item=self._item.id, name=name, source_seq=message.sequence, target="", size=0, checksum="",
-                    detail=detail,
-                )
-            )  # fmt: skip
+        await self._telling.moved(
+            chunk.first, chunk.last, self._item.target, chunk.bytes, chunk.sum,
+            entries=chunk.seen, revisions=revisions,
+        )  # fmt: skip
 
     async def _chunks(self, first: int, last: int) -> AsyncGenerator[_Chunk, None]:
         bucket, rules = self._rules.bucket, self._rules
@@ -187,7 +160,7 @@ class KvCopy:
                         f"key {key!r} was written in the log, too, since: that value stays, and this one is not written"
                     )
                 if why:
-                    await self._refuse(message, why)
+                    await self._telling.refuse(rules.name(rules.entry(message)), message.sequence, why)
                 bound = sum(map(encoded_bound, records))
                 if size + bound > self._limit or len(chunk.records) + len(records) > MOST_RECORDS:
                     yield chunk

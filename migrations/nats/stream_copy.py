@@ -13,7 +13,6 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from pydantic import JsonValue
 from xxhash import xxh3_64_intdigest
 
 from dynlog.adapters.nats.streams import StreamInfo, StreamMessage, read_stream, stream_info
@@ -21,10 +20,10 @@ from dynlog.codec import MAX_RECORDS, check_record, encoded_bound
 from dynlog.delivery import DeliveryPolicy, deliver
 from dynlog.errors import MalformedRecord, SourceChanged
 from dynlog.migrations.mirror.path import PATH, has_been, path_of_headers, stream_place, topic_place
-from dynlog.migrations.nats.contract import Item, Moved, Run
+from dynlog.migrations.nats.contract import Item, Refusal, Run
 from dynlog.migrations.nats.origin import last_sequences, record_of
 from dynlog.migrations.nats.spread import Spread
-from dynlog.migrations.nats.targets import Refusals
+from dynlog.migrations.nats.telling import Telling, told_before
 from dynlog.producer import PAYLOAD_OVERHEAD
 from dynlog.record import Record
 from dynlog.topics import Topic
@@ -74,8 +73,13 @@ class StreamCopy:
         self._judge = Judge(info, topic, run.log.capabilities.max_batch_bytes)
         self._policy = DeliveryPolicy()
         self._stretch, self._told = Chunk(0), time.monotonic()
-        self.refused = Refusals()
+        self._telling = Telling(item, run, topic)
         self.done = Copied()
+
+    @property
+    def refused(self) -> tuple[Refusal, ...]:
+        """What was not moved, by name."""
+        return self._telling.refused.all()
 
     async def run(self) -> None:
         """Moves what is not there yet, and what comes meanwhile; raises what stands in the way of all."""
@@ -93,21 +97,14 @@ class StreamCopy:
     async def _start(self) -> tuple[dict[int, int], int]:
         """Per partition the last sequence that is there, and the first one to be read: all below is dealt with."""
         there = await last_sequences(self._run.log, self._topic.name, stream_place(self._info))
-        journaled, stretches = 0, list[tuple[int, int]]()
-        for line in self._run.journal.lines(self._item.id).values():
-            if line.detail.get("incarnation") != self._topic.incarnation:
-                continue
-            if "why" in line.detail:
-                self.refused.add(line.name, str(line.detail["why"]))
-            else:
-                journaled = max(journaled, line.source_seq)
-                stretches.append((line.source_seq, int(str(line.detail.get("messages", 0)))))
+        stretches = self._telling.earlier()
+        journaled = max((line.source_seq for line in stretches), default=0)
         for state in await self._run.log.partitions(self._topic.name):
             if state.earliest > 0:  # retention or a truncation may have taken all that was there
                 there.setdefault(state.partition, journaled)
         # A partition may have got nothing for long: only the journal knows that there was nothing for it.
         first = min(journaled, max(there.values(), default=0)) + 1
-        self.done.already = sum(count for last, count in stretches if last < first)
+        self.done.already = told_before(first, stretches, "messages")
         return there, first
 
     async def _copy(self, first: int, last: int, there: Mapping[int, int]) -> None:
@@ -138,32 +135,9 @@ class StreamCopy:
         """Tells the journal of the stretch that is in the topic."""
         stretch, self._stretch, self._told = self._stretch, Chunk(0), time.monotonic()
         if stretch.seen:
-            await self._run.moved(
-                Moved(
-                    item=self._item.id,
-                    name=f"{stretch.first}-{stretch.last}",
-                    source_seq=stretch.last,
-                    target=self._topic.name,
-                    size=stretch.bytes,
-                    checksum=f"xxh3-sum:{stretch.sum % (1 << 64):016x}",
-                    detail={"incarnation": self._topic.incarnation, "messages": stretch.seen},
-                )
+            await self._telling.moved(
+                stretch.first, stretch.last, self._topic.name, stretch.bytes, stretch.sum, messages=stretch.seen
             )
-
-    async def _refuse(self, message: StreamMessage, why: str) -> None:
-        name = message_name(self._info.name, message)
-        if self.refused.add(name, why):
-            detail: dict[str, JsonValue] = {"incarnation": self._topic.incarnation, "why": why}
-            line = Moved(
-                item=self._item.id,
-                name=name,
-                source_seq=message.sequence,
-                target="",
-                size=0,
-                checksum="",
-                detail=detail,
-            )
-            await self._run.moved(line)
 
     async def _chunks(self, first: int, last: int, there: Mapping[int, int]) -> AsyncGenerator[Chunk, None]:
         limit = self._judge.limit
@@ -174,7 +148,8 @@ class StreamCopy:
                 record, bound, problem = self._judge(message)
                 if record is None:
                     if problem:
-                        await self._refuse(message, problem)
+                        name = message_name(self._info.name, message)
+                        await self._telling.refuse(name, message.sequence, problem)
                     continue
                 partition = self._spread(message)
                 size = sizes.get(partition, 0) + bound

@@ -73,7 +73,7 @@ class StreamMover:
         done = copy.done
         return Outcome(
             item=item.id, moved=done.moved, already=done.already, bytes=done.bytes,
-            refused=(*copy.refused.all(), *left),
+            refused=(*copy.refused, *left),
         )  # fmt: skip
 
     async def verify(self, item: Item, run: Run) -> list[Difference]:
