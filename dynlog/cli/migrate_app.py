@@ -7,16 +7,11 @@ from typing import Annotated
 import typer
 
 from dynlog.cli.migrate_options import (
-    Ca,
-    Cert,
     Concurrency,
-    Creds,
     Ends,
     Exclude,
-    Key,
     ModelRoot,
     Name,
-    NatsUrl,
     Only,
     PartitionBy,
     Partitions,
@@ -26,6 +21,7 @@ from dynlog.cli.migrate_options import (
     UnusedNats,
     UnusedStore,
 )
+from dynlog.cli.nats_options import Ca, Cert, Creds, Key, NatsUrl, check_nats_installed
 from dynlog.cli.options import AsJson, LogUrl
 from dynlog.cli.run import run
 
@@ -76,6 +72,7 @@ def plan(
 
     It names the Dynamo release whose traces it finds, and how to take events from one that leaves none in JetStream.
     """
+    check_nats_installed()
     from dynlog.cli import migrate_run
 
     ends = Ends(
@@ -110,6 +107,7 @@ def apply(
     Run it again later and it moves what is new. What cannot be moved is named and the rest goes on. A second apply at
     the same time is refused. The journal is in topic `dynlog.migration` of the log.
     """
+    check_nats_installed()
     from dynlog.cli import migrate_run
 
     ends = Ends(
@@ -140,6 +138,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Read source and target again and compare them, without asking the journal; give the options that apply had."""
+    check_nats_installed()
     from dynlog.cli import migrate_run
 
     ends = Ends(
@@ -158,6 +157,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Say how far the migration is, from its journal: neither NATS nor the object store has to be there."""
+    check_nats_installed()
     from dynlog.cli import migrate_run
 
     run(migrate_run.status(log, name, as_json=as_json))
@@ -177,6 +177,7 @@ def rollback(
 
     The source is as it was; NATS need not be there.
     """
+    check_nats_installed()
     from dynlog.cli import migrate_run
     from dynlog.cli.run import interruptible
 

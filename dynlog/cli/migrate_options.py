@@ -11,13 +11,6 @@ import typer
 
 from dynlog.cli.options import check_objects_url, parse_size
 from dynlog.errors import ConfigurationError
-from dynlog.url import shown
-
-
-def _check_nats_url(text: str | None) -> str | None:
-    if text is not None and "://" not in text:
-        raise typer.BadParameter(f"{shown(text)!r} is not a URL: write nats://HOST:4222, or tls://HOST:4222")
-    return text
 
 
 def parse_rate(text: str) -> int:
@@ -28,17 +21,6 @@ def parse_rate(text: str) -> int:
     return size
 
 
-NatsUrl = Annotated[
-    str,
-    typer.Option(
-        "--nats",
-        envvar="DYNLOG_NATS",
-        metavar="URL",
-        callback=_check_nats_url,
-        help="The NATS server, as in nats://host:4222 or tls://user:password@host:4222; it is only read.",
-        show_default=False,
-    ),
-]
 StoreUrl = Annotated[
     str,
     typer.Option(
@@ -54,10 +36,6 @@ UnusedNats = Annotated[str | None, typer.Option("--nats", metavar="URL", help="A
 UnusedStore = Annotated[
     str | None, typer.Option("--objects", metavar="URL", help="As the others have it; not asked here.")
 ]
-Creds = Annotated[Path | None, typer.Option("--creds", metavar="FILE", help="NATS credentials file (JWT and seed).")]
-Ca = Annotated[Path | None, typer.Option("--ca", metavar="FILE", help="NATS: certificates of authorities, PEM.")]
-Cert = Annotated[Path | None, typer.Option("--cert", metavar="FILE", help="NATS: our own certificate, PEM.")]
-Key = Annotated[Path | None, typer.Option("--key", metavar="FILE", help="NATS: the key of our certificate, PEM.")]
 Only = Annotated[
     list[str] | None,
     typer.Option("--only", metavar="NAME", help="Only this bucket or stream; a pattern with *, and repeatable."),

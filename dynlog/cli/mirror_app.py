@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dynlog.cli.diagnostics import write_diagnostics
-from dynlog.cli.nats_options import Ca, Cert, Creds, Key, NatsUrl, check_nats_installed
+from dynlog.cli.nats_options import Ca, Cert, Creds, Key, NatsUrl, check_nats_installed, check_nats_url
 from dynlog.cli.options import AsJson, Diagnostics, LogFormat, LogUrl, check_log_url, parse_duration, parse_timeout
 from dynlog.cli.run import run, serve
 from dynlog.errors import ConfigurationError
@@ -100,7 +100,7 @@ def nats(
     check_nats_installed()
     from dynlog.cli.mirror_nats import Wanted, mirror
 
-    access = (nats, creds, ca, cert, key)
+    access = (check_nats_url(nats), creds, ca, cert, key)
     wanted = Wanted(
         access=access, log=check_log_url(log), topic=topic, stream=stream, subjects=tuple(subject or ()),
         partitions=partitions, partition_by=partition_by, begin=begin.value, once=once, reopen=reopen,

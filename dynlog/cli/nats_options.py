@@ -8,6 +8,15 @@ from typing import Annotated
 import typer
 
 from dynlog.errors import MissingDependency
+from dynlog.url import shown
+
+
+def check_nats_url(text: str) -> str:
+    """Typer callback: a URL, and not a host alone."""
+    if "://" not in text:
+        raise typer.BadParameter(f"{shown(text)!r} is not a URL: write nats://HOST:4222, or tls://HOST:4222")
+    return text
+
 
 NatsUrl = Annotated[
     str,
@@ -15,14 +24,15 @@ NatsUrl = Annotated[
         "--nats",
         envvar="DYNLOG_NATS",
         metavar="URL",
-        help="The NATS server, as in nats://host:4222; user and password, or a token as the user, may stand in it.",
+        callback=check_nats_url,
+        help="The NATS server, as in nats://host:4222 or tls://user:password@host:4222; a token stands as the user.",
         show_default=False,
     ),
 ]
-Creds = Annotated[Path | None, typer.Option("--creds", help="A NATS credentials file.", show_default=False)]
-Ca = Annotated[Path | None, typer.Option("--ca", help="The authority that signed the server's certificate.")]
-Cert = Annotated[Path | None, typer.Option("--cert", help="A client certificate, for TLS.")]
-Key = Annotated[Path | None, typer.Option("--key", help="The key of the client certificate.")]
+Creds = Annotated[Path | None, typer.Option("--creds", metavar="FILE", help="NATS credentials file (JWT and seed).")]
+Ca = Annotated[Path | None, typer.Option("--ca", metavar="FILE", help="NATS: certificates of authorities, PEM.")]
+Cert = Annotated[Path | None, typer.Option("--cert", metavar="FILE", help="NATS: our own certificate, PEM.")]
+Key = Annotated[Path | None, typer.Option("--key", metavar="FILE", help="NATS: the key of our certificate, PEM.")]
 
 
 def check_nats_installed() -> None:
