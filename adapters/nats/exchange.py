@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import nats.errors
 from nats.aio.client import Client
 
+from dynlog.adapters.nats.hearing import server_has_heard
 from dynlog.errors import SourceError, SourceRefused, SourceUnavailable
 
 _FORBIDDEN = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
@@ -65,10 +66,7 @@ class Exchange(Client):
         """
         try:
             await self.subscribe(subject, cb=cb, pending_bytes_limit=pending_bytes)
-            for _ in range(
-                2
-            ):  # nats-py's PING may leave before what was written before it, so the first proves nothing
-                await self.flush()
+            await server_has_heard(self)
         except (nats.errors.Error, OSError) as error:
             raise SourceUnavailable(f"NATS at {self._shown} cannot be listened at: {told(error)}") from None
         if (denied := self._denied.get(subject.lower())) is not None:

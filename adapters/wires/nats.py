@@ -112,7 +112,7 @@ class NatsListener:
             raise WireUnavailable(f"{self.address} cannot be listened at: somebody does already")
         self._server.listeners.add(self)
         self._subscription = await self._server.client.subscribe(self._subject, cb=self._asked)
-        if not await self._server.answers():
+        if not await self._server.heard():
             raise WireUnavailable(f"{self.address} cannot be listened at: the server does not answer")
 
     async def _asked(self, message: Any) -> None:

@@ -6,13 +6,15 @@ import asyncio
 import re
 import secrets
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import nats.errors
 from nats.aio.client import Client
 
+from dynlog.adapters.nats.hearing import server_has_heard
 from dynlog.adapters.wires.packets import Kind, Packet, PacketChannel, read_packet, write_packet
 from dynlog.call_errors import ProtocolError, WireUnavailable
 from dynlog.errors import ConfigurationError
@@ -43,6 +45,7 @@ class Connection:
         self._more = asyncio.Event()
         self._tasks: set[asyncio.Future[None]] = set()
         self._pump = asyncio.create_task(self._publish(), name=f"dynlog-nats {name}")
+        self._questions: set[asyncio.Task[bool]] = set()
         self._asking: asyncio.Task[bool] | None = None
         self._end: asyncio.Task[None] | None = None
 
@@ -120,26 +123,40 @@ class Connection:
 
     async def answers(self) -> bool:
         """Whether the server still answers: a connection that is half open looks like a good one for long."""
+        if self._asking is None or self._asking.done():
+            self._asking = self._ask(partial(self.client.flush, ASKED_S))
+        return await self._answered(self._asking, ALIVE_S)
+
+    async def heard(self) -> bool:
+        """Whether the server has acted on all that was said to it before: a subscription listens now."""
+        # What is asked already may have left before that.
+        return await self._answered(self._ask(partial(server_has_heard, self.client, ASKED_S)), 2 * ALIVE_S)
+
+    def _ask(self, question: Callable[[], Awaitable[None]]) -> asyncio.Task[bool]:
+        # nats-py's reader dies of a PONG whose waiter was cancelled: nobody who gives up cancels this one.
+        task = asyncio.create_task(self._asked(question), name=f"dynlog-nats-ask {self.name}")
+        self._questions.add(task)
+        task.add_done_callback(self._questions.discard)
+        return task
+
+    async def _asked(self, question: Callable[[], Awaitable[None]]) -> bool:
         if self.client.is_connected:
-            # nats-py's reader dies of a PONG whose waiter was cancelled: nobody who gives up cancels this one.
-            if self._asking is None or self._asking.done():
-                self._asking = asyncio.create_task(self._ask(), name=f"dynlog-nats-ask {self.name}")
-            done, _ = await asyncio.wait({self._asking}, timeout=ALIVE_S)
-            if any(not task.cancelled() and task.result() for task in done):
+            with suppress(nats.errors.Error, OSError, TimeoutError):
+                await question()
                 return True
-        self.broke("the server does not answer")
         return False
 
-    async def _ask(self) -> bool:
-        with suppress(nats.errors.Error, OSError, TimeoutError):
-            await self.client.flush(ASKED_S)
+    async def _answered(self, asking: asyncio.Task[bool], within_s: float) -> bool:
+        done, _ = await asyncio.wait({asking}, timeout=within_s)
+        if any(not task.cancelled() and task.result() for task in done):
             return True
+        self.broke("the server does not answer")
         return False
 
     def cut(self) -> None:
         """The connection is gone, and with it every answer that was to come."""
-        if self._asking is not None:
-            self._asking.cancel()
+        for asking in self._questions:
+            asking.cancel()
         self.broke("it was cut")
 
     def _ended(self, channel: PacketChannel) -> None:
@@ -187,10 +204,9 @@ class Connection:
                 await self.client.publish(*self._out.popleft())
         await self.answers()
         await _hung_up(self.client)
-        for task in (self._pump, self._asking):
-            if task is not None:
-                task.cancel()
-                await asyncio.wait({task})
+        for task in (self._pump, *self._questions):
+            task.cancel()
+            await asyncio.wait({task})
         for channel in list(self.channels):
             channel.abort()
         self.broke("it was closed")

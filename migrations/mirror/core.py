@@ -21,6 +21,7 @@ import nats.errors
 
 from dynlog.adapters.nats.access import NatsServer
 from dynlog.adapters.nats.exchange import told as told_of
+from dynlog.adapters.nats.hearing import server_has_heard
 from dynlog.adapters.nats.streams import StreamMessage
 from dynlog.codec import MAX_RECORDS, check_record, encoded_bound
 from dynlog.delivery import DeliveryPolicy, deliver
@@ -64,7 +65,7 @@ class CoreMirror:
         """Takes what comes until it is cancelled; raises what an append raises, and SourceUnavailable."""
         try:
             subscription = await self._server.client.subscribe(self._subject, cb=self._take)
-            await self._server.client.flush()
+            await server_has_heard(self._server.client)
         except (nats.errors.Error, OSError) as error:
             raise SourceUnavailable(f"{self._server.shown} cannot be listened at: {told_of(error)}") from None
         check_permission(self._server)
