@@ -85,19 +85,17 @@ class ZmqWire:
 
     async def close(self) -> None:
         self._closed = True
-        overs = []
+        ends = []
         for listener in self._listeners:
             await listener.close()
-            overs += listener.end()
+            ends += listener.end()
         for dialled in list(self._dialled):
             dialled.channel.close()
-            overs.append(dialled.channel.over)
-        if overs:
-            await asyncio.wait(overs)
+            ends.append(dialled.freed)
+        if ends:
+            await asyncio.wait(ends)
         for listener in self._listeners:
             listener.free()
-        while self._dialled:  # noqa: ASYNC110 - turns of the loop are what is waited for
-            await asyncio.sleep(0)  # a socket is closed a turn after its channel is over: see `_ended`
         # Goodbyes may still be leaving: the context waits for them, at most the linger, and not in this thread.
         if self._terminated is None:
             self._terminated = asyncio.get_running_loop().run_in_executor(None, self._context.term)
@@ -231,7 +229,10 @@ class _Dialled:
         receiver: Callable[[Channel], Receiver],
         everybody: dict[_Dialled, None],
     ) -> None:
-        self.accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self.accepted: asyncio.Future[None] = loop.create_future()
+        self.freed: asyncio.Future[None] = loop.create_future()
+        """Done once its socket is closed, which is a turn of the loop after its channel is over."""
         self._socket = _socket(context, zmq.DEALER)
         self._socket.setsockopt(zmq.RECONNECT_IVL, -1)
         self._receiver, self._everybody = receiver, everybody
@@ -292,6 +293,7 @@ class _Dialled:
             self._pump.close()
         else:
             self._socket.close()
+        self.freed.set_result(None)
 
 
 def make_wire() -> ZmqWire:
