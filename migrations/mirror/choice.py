@@ -35,6 +35,11 @@ def recorded_choice(topic: Topic, place: str) -> Choice | None:
     return Choice(None if subject == ">" else subject, by)
 
 
+def mirrored_places(topic: Topic) -> list[str]:
+    """The streams (their places) that a mirror was ever opened for into the topic."""
+    return sorted(label.removeprefix(_label("")) for label in topic.labels if label.startswith(_label("")))
+
+
 def is_taken(topic: Topic, place: str) -> bool:
     """Whether the topic takes that stream: a mirror or a migration of it began there."""
     moved = topic.labels.get(SOURCE_LABEL, "").partition(" by ")[0]

@@ -43,7 +43,12 @@ POLICY = DeliveryPolicy(timeout_s=30.0, attempt_timeout_s=10.0)
 
 def mirror_in(stream: StreamInfo, topic: Topic) -> str:
     """Names the mirror for ever; its marks are its source's own, so any number of them may run."""
-    return f"in {stream_place(stream)} {topic_place(topic)}"
+    return mirror_in_place(stream_place(stream), topic)
+
+
+def mirror_in_place(place: str, topic: Topic) -> str:
+    """`mirror_in` of the stream that the place is."""
+    return f"in {place} {topic_place(topic)}"
 
 
 class StreamMirror:

@@ -39,6 +39,7 @@ from dynlog.migrations.nats.kv_entries import (
 )
 from dynlog.migrations.nats.model_buckets import NO_REFERENCES, References
 from dynlog.migrations.nats.origin import SOURCE_LABEL
+from dynlog.migrations.nats.readers import readers_of
 from dynlog.migrations.nats.streams import is_worth_reading
 from dynlog.migrations.nats.survey import Survey, planned_or_named
 from dynlog.migrations.nats.targets import MOST_NAMED, Refusals, targets_of
@@ -95,6 +96,9 @@ class KvMover:
                 continue
             if why := await _not_ours(topic, run):
                 refused.append(Refusal(name=name, why=why))
+                continue
+            if readers := await readers_of(run.log, topic):
+                refused += [Refusal(name=name, why=why) for why in readers]
                 continue
             (state,) = await run.log.partitions(topic.name)
             async with open_kv(run.log, run.objects, compaction=None) as kv:

@@ -18,8 +18,10 @@ from dynlog.errors import GroupBusy
 from dynlog.group_admin import seek
 from dynlog.log import Log
 from dynlog.migrations.mirror.path import stream_place
-from dynlog.migrations.nats.contract import Difference, Refusal
+from dynlog.migrations.nats.contract import Difference, Item, Refusal, Run
 from dynlog.migrations.nats.origin import offset_behind
+from dynlog.migrations.nats.readers import GROUP
+from dynlog.migrations.nats.readers import standing as standing_at
 from dynlog.migrations.nats.targets import mistaken, targets_of
 
 MOST_NAME = 200
@@ -89,15 +91,13 @@ def _filters(config: Mapping[str, object], info: StreamInfo) -> list[str]:
     return [] if ">" in filters or set(info.subjects) <= set(filters) else filters
 
 
-async def move_groups(
-    server: NatsServer, log: Log, topic: str, info: StreamInfo
-) -> tuple[dict[str, dict[int, int]], list[Refusal]]:
-    """Lets every group go on where its consumer stands now; returns the positions of those that moved.
+async def move_groups(item: Item, run: Run, topic: str, info: StreamInfo) -> list[Refusal]:
+    """Lets every group go on where its consumer stands now; says in the journal where that is.
 
     A group with live members that would have to go forward is refused by name.
     """
-    moved: dict[str, dict[int, int]] = {}
-    consumers = await look_at_consumers(server, info)
+    log = run.log
+    consumers = await look_at_consumers(run.server, info)
     refused = list(consumers.refused)
     for standing in consumers.standings:
         wanted = await _positions(log, topic, info, standing)
@@ -105,13 +105,14 @@ async def move_groups(
         forward = {p: offset for p, offset in wanted.items() if offset > known.get(p, -1)}
         if not forward:
             continue
+        if not known or standing_at(standing.group, known) in run.journal.made(item.id, GROUP):
+            # Else somebody went on with it, and whatever is set now is not the migration's to take back.
+            await run.making(item, GROUP, standing_at(standing.group, {**known, **forward}))
         try:
             await seek(log, topic, standing.group, forward)
         except GroupBusy as error:
             refused.append(Refusal(name=f"{info.name} consumer {standing.consumer.name}", why=str(error)))
-        else:
-            moved[standing.group] = forward
-    return moved, refused
+    return refused
 
 
 async def check_groups(server: NatsServer, log: Log, topic: str, info: StreamInfo) -> list[Difference]:

@@ -15,6 +15,7 @@ from pydantic import JsonValue
 from dynlog.adapters.nats.streams import StreamInfo, StreamMessage, read_stream
 from dynlog.errors import MalformedEvent, SourceChanged
 from dynlog.migrations.nats.contract import Item, Moved, Outcome, Refusal, Run
+from dynlog.migrations.nats.readers import own_holder
 from dynlog.migrations.nats.router_events import (
     Appender,
     message_record,
@@ -169,7 +170,7 @@ class RouterLoad:
         return (await self._rebuilt()).state
 
     async def _rebuilt(self) -> Rebuilt[RouterProjection]:
-        replayer = Replayer(self.run.log, self.item.target, RouterProjection)
+        replayer = Replayer(self.run.log, self.item.target, RouterProjection, holder=own_holder())
         try:
             rebuilt = await replayer.rebuild()
             await rebuilt.reader.close()

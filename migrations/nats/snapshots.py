@@ -16,6 +16,7 @@ from dynlog.adapters.nats.names import RADIX_OBJECT
 from dynlog.adapters.nats.streams import read_stream
 from dynlog.errors import ConfigurationError, DynlogError, MalformedEvent, TopicExists, TopicNotFound
 from dynlog.migrations.nats.contract import MADE_BY, Difference, Item, Outcome, Refusal, Run
+from dynlog.migrations.nats.readers import own_holder
 from dynlog.migrations.nats.router_events import PRODUCERS, message_record, snapshot_records
 from dynlog.migrations.nats.router_load import RouterLoad
 from dynlog.migrations.nats.router_source import RouterSource, load, router_sources
@@ -99,7 +100,7 @@ class RouterMover:
             ("from the log alone", None),
             ("from the snapshot on", Snapshots(run.log, item.target, run.objects, PROJECTION)),
         ):
-            replayer = Replayer(run.log, item.target, RouterProjection, snapshots=snapshots)
+            replayer = Replayer(run.log, item.target, RouterProjection, snapshots=snapshots, holder=own_holder())
             try:
                 rebuilt = await replayer.rebuild()
                 await rebuilt.reader.close()

@@ -19,6 +19,7 @@ from dynlog.migrations.mirror.path import stream_place
 from dynlog.migrations.nats.contract import MADE_BY, Difference, Item, Outcome, Refusal, Run
 from dynlog.migrations.nats.origin import SOURCE_LABEL, last_sequences
 from dynlog.migrations.nats.positions import check_groups, look_at_consumers, move_groups
+from dynlog.migrations.nats.readers import GROUP, readers_of
 from dynlog.migrations.nats.spread import spread_of
 from dynlog.migrations.nats.stream_check import compare_stream, others_records
 from dynlog.migrations.nats.stream_copy import Judge, StreamCopy, message_name
@@ -69,7 +70,7 @@ class StreamMover:
         topic = await _make_topic(item, info, run)
         copy = StreamCopy(item, run, topic, spread_of(*_chosen(item)), info)
         await copy.run()
-        _, left = await move_groups(run.server, run.log, topic.name, info)
+        left = await move_groups(item, run, topic.name, info)
         done = copy.done
         return Outcome(
             item=item.id, moved=done.moved, already=done.already, bytes=done.bytes,
@@ -213,8 +214,8 @@ async def _holds(log: Log, topic: Topic, info: StreamInfo) -> bool:
 
 
 async def remove_topic(item: Item, run: Run, names: list[str]) -> Outcome:
-    """Deletes the topics of those names that this migration made, unless others have written into them since."""
-    removed, size, refused = 0, 0, []
+    """Deletes the topics of those names that this migration made, unless others read them or wrote into them since."""
+    removed, size, refused = 0, 0, list[Refusal]()
     for name in names:
         try:
             topic = await run.log.topic(name)
@@ -222,6 +223,8 @@ async def remove_topic(item: Item, run: Run, names: list[str]) -> Outcome:
             continue
         if topic.labels.get(MADE_BY) != run.migration:
             refused.append(Refusal(name=name, why="this migration did not make it: it stays as it is"))
+        elif readers := await readers_of(run.log, topic, run.journal.made(item.id, GROUP)):
+            refused += [Refusal(name=name, why=why) for why in readers]
         elif others := await others_records(run.log, topic):
             refused.append(
                 Refusal(

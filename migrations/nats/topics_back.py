@@ -9,13 +9,14 @@ from dynlog.errors import TopicNotFound
 from dynlog.log import Log
 from dynlog.manifests import SUFFIX
 from dynlog.migrations.nats.contract import MADE_BY, Item, Outcome, Refusal, Run
+from dynlog.migrations.nats.readers import readers_of
 from dynlog.topics import Topic
 
 
 async def remove_topic(item: Item, run: Run, name: str, is_ours: Callable[[str], bool]) -> Outcome:
     """Deletes the topic, and the snapshots of its incarnation; ``is_ours`` knows the migration's producers.
 
-    A topic into which others wrote since stays, and is named: what they wrote is nowhere else.
+    A topic that others read, or into which they wrote since, stays, and is named: what they need is nowhere else.
     """
     try:
         topic = await run.log.topic(name)
@@ -23,6 +24,8 @@ async def remove_topic(item: Item, run: Run, name: str, is_ours: Callable[[str],
         return Outcome(item=item.id)
     if topic.labels.get(MADE_BY) != run.migration:
         return Outcome(item=item.id)
+    if readers := await readers_of(run.log, topic):
+        return Outcome(item=item.id, refused=tuple(Refusal(name=name, why=why) for why in readers))
     records = size = 0
     for state in await run.log.partitions(name):
         records, size = records + state.end - state.earliest, size + state.bytes

@@ -220,6 +220,17 @@ async def test_a_rollback_takes_the_topic_and_its_snapshots_unless_others_wrote_
     assert f"{STREAM}.snapshots" not in {topic.name for topic in await migrating.log.topics()}
 
 
+async def test_a_rollback_leaves_the_topic_to_a_router_that_follows_it(migrating: Migrating, fleet: Fleet) -> None:
+    await fleet.upload(snapshot((1, None, [1])), purged_below=1)
+    await migrating.apply(only=[STREAM])
+    following = await Replayer(migrating.log, STREAM, RouterProjection, holder="router-7").rebuild()
+    outcome = (await migrating.roll_back())[ITEM]
+    assert said(outcome.refused)[STREAM].startswith("router-7 follows it (heard of 0 s ago): it stays; stop that")
+    await following.reader.close()
+    await migrating.log.release(STREAM, "router-7")
+    assert (await migrating.roll_back())[ITEM].refused == ()
+
+
 async def test_a_stream_without_a_snapshot_gives_what_its_messages_say(migrating: Migrating, fleet: Fleet) -> None:
     await fleet.publish(stored(1, None, [1]), stored(2, None, [1]))
     await migrating.apply()
