@@ -4,7 +4,8 @@
      ├─ ConfigurationError        what the caller wrote cannot work: URL, option, retention, permission
      │   ├─ UnknownScheme         no engine or store goes by that URL scheme
      │   ├─ MissingDependency     the engine exists, its extra is not installed
-     │   └─ UnsupportedLocation   e.g. SQLite on a network filesystem
+     │   ├─ UnsupportedLocation   e.g. SQLite on a network filesystem
+     │   └─ ObjectStoreForbidden  this user may not do this there
      ├─ DeadlineExceeded          the time that the caller gave is over; nothing else is known to be wrong
      ├─ Closed                    the log, store, producer or reader was closed
      ├─ MalformedRecord           bytes that no released dynlog wrote, or a value over a bound of the codec
@@ -69,6 +70,10 @@ class MissingDependency(ConfigurationError):
 
 class UnsupportedLocation(ConfigurationError):
     """The place cannot keep the engine's promises (for example SQLite on a network filesystem)."""
+
+
+class ObjectStoreForbidden(ConfigurationError):
+    """The object store does not let this user do it, as it may let him do it elsewhere in the store."""
 
 
 class DeadlineExceeded(DynlogError):

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from dynlog.errors import (
     LogError,
     ObjectCorrupt,
     ObjectNotFound,
+    ObjectStoreForbidden,
     ObjectStoreUnavailable,
     SourceUnavailable,
 )
@@ -36,7 +38,9 @@ SMALL_BYTES = 1 << 20
 LARGE_BYTES = 16 << 20
 """Objects from here on are copied one at a time: a store holds several parts of each in memory."""
 MOST_IN_A_ROW = 3
-"""After so many failures of the store in a row, with nothing stored in between, the bucket is given up."""
+"""After so many failures of the store in a row, with nothing stored in between, only what is smaller than all of them
+is still tried, as often again: the store may be full, and not away."""
+NOT_TAKEN = (ObjectStoreUnavailable, ObjectStoreForbidden)
 
 Change = Callable[[NatsObject, bytes], bytes | None]
 """What an object below `SMALL_BYTES` is to be instead in the copy; None leaves it as it is."""
@@ -61,7 +65,14 @@ class _Copying:
     """Bytes that were there already."""
     under_way: int = 0
     failures: int = 0
+    error: DynlogError | None = None
+    not_taken: int = sys.maxsize
+    """The size of the smallest object that the store did not take."""
     large: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def gives_up(self, size: int) -> bool:
+        """Whether an object of that size is not tried any more, after so many failures in a row."""
+        return self.failures >= 2 * MOST_IN_A_ROW or (self.failures >= MOST_IN_A_ROW and size >= self.not_taken)
 
     def tell(self) -> None:
         """How far it is."""
@@ -80,7 +91,8 @@ async def copy_bucket(
 
     ``variant`` says how: what was copied as another one is copied again.
 
-    Raises what stands in the way of all objects: SourceUnavailable, ObjectStoreUnavailable, errors of the log.
+    Raises what stands in the way of all objects: SourceUnavailable, ObjectStoreUnavailable, ObjectStoreForbidden,
+    errors of the log.
     """
     copying = _Copying(item, run, prefix, change, variant)
     await run.making(item, "objects", f"{prefix}/{bucket.name}/")
@@ -115,6 +127,8 @@ async def _round(copying: _Copying, objects: list[NatsObject]) -> None:
                 group.create_task(work())
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
+    if copying.error is not None and copying.failures >= MOST_IN_A_ROW and not copying.done:
+        raise copying.error
 
 
 async def _one(copying: _Copying, object: NatsObject) -> None:
@@ -123,10 +137,10 @@ async def _one(copying: _Copying, object: NatsObject) -> None:
             copying.failures = 0
     except (LogError, SourceUnavailable):
         raise
-    except ObjectStoreUnavailable as error:
+    except NOT_TAKEN as error:
         copying.failures += 1
-        if copying.failures >= MOST_IN_A_ROW:
-            raise
+        copying.error = error
+        copying.not_taken = min(object.size or copying.not_taken, copying.not_taken)
         copying.refused[object.name] = str(error)
     except DynlogError as error:
         copying.refused[object.name] = str(error)
@@ -152,6 +166,9 @@ async def _bring(copying: _Copying, object: NatsObject) -> bool:
         and ("changed" not in line.detail or line.detail["changed"] == copying.variant)
     ):
         _count(copying, object.name, size=line.size, already=True)
+        return False
+    if copying.gives_up(content.size):
+        copying.refused[object.name] = f"not tried, because of what the store said of others: {copying.error}"
         return False
     if key in copying.there and not await _may_replace(copying, object, content, key, line):
         return False

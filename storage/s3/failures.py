@@ -9,7 +9,7 @@ from http.client import BadStatusLine
 import urllib3
 from urllib3 import exceptions as http
 
-from dynlog.errors import ConfigurationError, DynlogError, ObjectNotFound, ObjectStoreUnavailable
+from dynlog.errors import ConfigurationError, DynlogError, ObjectNotFound, ObjectStoreForbidden, ObjectStoreUnavailable
 from dynlog.storage.s3.location import Location
 
 TRANSIENT_STATUS = {429, 500, 502, 503, 504}
@@ -112,8 +112,11 @@ def translated(error: Refused | Unreached, location: Location, store: str, key: 
         )  # fmt: skip
     if error.code in FORBIDDEN:
         whose = "this user" if location.credentials is not None else "anybody without user and password"
-        advice = f"bucket {location.bucket!r} forbids this to {whose}: grant it, or give other credentials"
-    elif error.code == "AuthorizationHeaderMalformed" or (error.region and error.region != location.region):
+        return ObjectStoreForbidden(
+            f"bucket {location.bucket!r} forbids this to {whose}: grant it, or give other credentials; {said} "
+            f"({_place(location, key)})"
+        )
+    if error.code == "AuthorizationHeaderMalformed" or (error.region and error.region != location.region):
         advice = f"the bucket lies in another region: set region={error.region or '...'}"
     elif error.status == 400 and "HTTPS server" in error.message:
         advice = f"the server speaks TLS: write endpoint={location.endpoint.replace('http://', 'https://')}"

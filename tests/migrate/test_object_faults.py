@@ -167,6 +167,28 @@ async def test_a_store_that_is_full_is_not_tried_for_every_object_of_every_bucke
     assert sum(outcome.moved for outcome in (await migrating.apply()).values()) == 64
 
 
+async def test_a_store_that_is_full_still_gets_what_is_smaller_and_the_rest_is_named(
+    migrating: Migrating, writer: Writer
+) -> None:
+    source = await bucket(writer, "weights")
+    for number in range(9):
+        await put(source, f"large{number}", body(1000))
+    await put(source, "small", body(10))
+    tried = set()
+
+    async def full(key: str) -> None:
+        if "large" in key:
+            tried.add(key)
+            raise ObjectStoreUnavailable("no space left", key=key)
+
+    outcome = (await migrating.into(Watched(migrating.objects, before=full)).apply())["objects:weights"]
+    assert outcome.moved == 1
+    assert len(tried) < 9
+    assert said(outcome.refused).keys() == {f"large{number}" for number in range(9)}
+    assert "not tried, because of what the store said of others: no space left" in outcome.refused[-1].why
+    assert (await migrating.apply())["objects:weights"].moved == 9
+
+
 async def test_a_second_apply_at_the_same_time_is_refused_and_told_who_is_at_it(
     migrating: Migrating, writer: Writer
 ) -> None:
