@@ -9,6 +9,10 @@ from redis import exceptions
 
 from dynlog.errors import ConfigurationError, DynlogError, LogFull, LogUnavailable
 
+_NEEDS = (
+    "it needs the keys ~{PREFIX* and the channels &{PREFIX*, +@all -@admin -@dangerous, +info, and +config|get to know "
+    "the durability"
+)
 _ADVICE: tuple[tuple[str, type[DynlogError], str], ...] = (
     ("OOM", LogFull, "Redis is at its maxmemory: truncate, set a retention, or raise maxmemory"),
     ("READONLY", LogUnavailable, "this server is a read-only replica: name the primary in the URL"),
@@ -17,8 +21,7 @@ _ADVICE: tuple[tuple[str, type[DynlogError], str], ...] = (
     ("NOREPLICAS", LogUnavailable, "fewer replicas than min-replicas-to-write are connected"),
     ("NOAUTH", ConfigurationError, "the server asks for a password: redis://user:password@host:port"),
     ("WRONGPASS", ConfigurationError, "the server refuses this user and password"),
-    ("NOPERM", ConfigurationError, "the ACL of this user does not allow it: it needs the keys ~{PREFIX* and the "
-     "channels &{PREFIX*, +@all -@admin -@dangerous, +info, and +config|get to know the durability"),
+    ("NOPERM", ConfigurationError, f"the ACL of this user does not allow it: {_NEEDS}"),
     ("MOVED", ConfigurationError, "this is a node of a Redis Cluster, which is not supported: name a single server"),
     ("CROSSSLOT", ConfigurationError, "this is a node of a Redis Cluster, which is not supported"),
     ("WRONGTYPE", ConfigurationError, "the keys under this prefix are somebody else's: choose another ?prefix="),
@@ -47,7 +50,10 @@ def refused(error: BaseException, server: str) -> DynlogError:
     if isinstance(error, exceptions.AuthenticationError) or "without any password configured" in text:
         return ConfigurationError(f"{server}: the server refuses this user and password ({text})")
     if "can't run this command" in text or "can't access" in text:
-        return ConfigurationError(f"{server}: the ACL of this user does not allow what dynlog's scripts do ({text})")
+        return ConfigurationError(
+            f"{server}: the ACL of this user does not allow what dynlog's scripts do, for which reading is not "
+            f"enough: {_NEEDS} ({text})"
+        )
     if "DB index is out of range" in text:
         return ConfigurationError(f"{server}: it has no database of that number; see 'databases' in its configuration")
     return LogUnavailable(f"{server}: it refused with {text!r}")

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from redis.asyncio import Redis
 
+from dynlog.testing.kinds import RunningServer
 from dynlog.testing.nats import NatsServer
 from tests.cli.process import Outcome, dynlog
 from tests.migrate.migrating import bucket, holding, put
@@ -117,6 +119,28 @@ async def test_exit_statuses_say_whether_all_some_or_nothing_was_moved(
     assert (await nats("apply", *ends, "--name", "a/b")).status == 2
     away = await nats("apply", "--nats", "nats://127.0.0.1:1", *ends[2:])
     assert (away.status, away.err.count("\n")) == (1, 1)
+
+
+@pytest.mark.dynlog_engines("redis")
+async def test_a_log_that_the_user_may_only_read_is_one_line_that_says_what_he_lacks(
+    writer: Writer, nats_server: Any, redis_server: RunningServer, dynlog_log_url: str, tmp_path: Path
+) -> None:
+    await put(await bucket(writer, "weights"), "a", b"a")
+    user = tmp_path.name
+    async with Redis(host=redis_server.host, port=redis_server.port) as plain:
+        await plain.acl_setuser(
+            user, enabled=True, passwords="+pw", keys=["*"], channels=["*"], categories=["+@all", "-@write"]
+        )
+        try:
+            log = dynlog_log_url.replace("redis://", f"redis://{user}:pw@")
+            objects = f"file://{tmp_path}/objects"
+            refused = await nats("apply", "--nats", nats_server.url, "--log", log, "--objects", objects)
+        finally:
+            await plain.acl_deluser(user)
+    assert (refused.status, made_in(tmp_path)) == (2, [])
+    assert "the ACL of this user does not allow" in refused.complaint
+    assert "it needs the keys ~{PREFIX*" in refused.complaint
+    assert "pw@" not in refused.err
 
 
 async def test_a_second_command_is_refused_while_one_is_at_it(
