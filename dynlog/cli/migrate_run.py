@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from dynlog.cli.migrate_looks import say_outcomes, say_plan, say_status, say_ver
 from dynlog.cli.migrate_options import Ends
 from dynlog.cli.migrate_progress import showing
 from dynlog.cli.output import say
-from dynlog.errors import DynlogError
+from dynlog.errors import ConfigurationError, DynlogError
 from dynlog.log import Log
 from dynlog.migrations.nats.apply import apply_plan
 from dynlog.migrations.nats.contract import Choices, Difference, Limits, Outcome, Progress, Run
@@ -50,6 +51,14 @@ async def plan(ends: Ends, *, as_json: bool) -> None:
 
 async def apply(ends: Ends, *, as_json: bool) -> None:
     """Plans and applies; raises PartialSuccess if something was not moved, NothingDone if nothing was."""
+    try:
+        await _apply(ends, as_json=as_json)
+    except asyncio.CancelledError:
+        say("interrupted: what was moved stays and is known; apply again and it goes on, or roll it back")
+        raise
+
+
+async def _apply(ends: Ends, *, as_json: bool) -> None:
     async with _open(ends) as (server, log, objects), only_one(log, ends.name) as lease:
         planned = await _planned(ends, server, log, objects)
         if not as_json and not planned.moving:
@@ -92,19 +101,21 @@ def _not_moved(planned: Plan) -> list[Verified]:
 
 async def status(log_url: str, name: str, *, as_json: bool) -> None:
     """Shows the journal."""
-    async with open_existing(log_url) as log:
+    async with _begun(log_url) as log:
         say_status(status_of(await Journal.read(log, name)), name, as_json=as_json)
 
 
 async def rollback(log_url: str, objects_url: str, name: str, only: Sequence[str], *, as_json: bool) -> None:
     """Takes back; raises PartialSuccess if something stays."""
     async with (
-        open_existing(log_url) as log,
+        _begun(log_url) as log,
         open_objects(objects_url) as objects,
         only_one(log, name) as lease,
         Journal.write(log, name) as journal,
     ):
         items = [state.item for state in journal.items.values()]
+        if not items:
+            say(f"no migration {name!r} was ever begun here: there is nothing to take back")
         with showing(items, "taking back") as progress:
             run = Run(name, None, log, objects, journal, Limits(), Choices(), progress)
             outcomes = await roll_back(run, lease, only=only)
@@ -158,10 +169,22 @@ async def _nats(ends: Ends) -> AsyncIterator[NatsServer]:
 async def _open(ends: Ends, *, create: bool = True) -> AsyncIterator[tuple[NatsServer, Log, ObjectStore]]:
     async with (
         _nats(ends) as server,
-        open_log(ends.log) if create else open_existing(ends.log) as log,
+        open_log(ends.log) if create else _begun(ends.log) as log,
         open_objects(ends.objects) as objects,
     ):
         yield server, log, objects
+
+
+@asynccontextmanager
+async def _begun(log_url: str) -> AsyncIterator[Log]:
+    """The log that a migration was applied to."""
+    if not _is_there(log_url):
+        raise ConfigurationError(
+            f"there is no log at {shown(log_url)}, so no migration into it has begun: correct --log, or begin with "
+            "'dynlog migrate nats apply'"
+        )
+    async with open_existing(log_url) as log:
+        yield log
 
 
 def _is_there(url: str) -> bool:

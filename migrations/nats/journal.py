@@ -235,8 +235,8 @@ class Journal:
             case TakenBack(outcome=outcome) if outcome.item in self._items:
                 state = self._items[outcome.item]
                 state.outcome, state.ended_ms = outcome, now
+                state.stage = Stage.PARTIAL if outcome.refused else Stage.TAKEN_BACK
                 if not outcome.refused:
-                    state.stage = Stage.TAKEN_BACK
                     state.moved.clear()
                     state.made.clear()
             case _:

@@ -6,6 +6,7 @@ Making it changes nothing, neither there nor here.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from pydantic import BaseModel, ConfigDict
@@ -52,9 +53,9 @@ async def make_plan(
     found = [item for mover in movers for item in await mover.plan(survey)]
     for name in (*only, *exclude):
         if "*" not in name and not any(is_named(item, name) for item in found):
-            raise ConfigurationError(
-                f"nothing in the source is called {name!r}; the plan without it names what is there"
-            )
+            near = get_close_matches(name, {item.source for item in found}, n=1)
+            meant = f"did you mean {near[0]!r}?" if near else "the plan without it names what is there"
+            raise ConfigurationError(f"nothing in the source is called {name!r}; {meant}")
     left = [item for item in found if not any(is_named(item, name) for name in exclude)]
     # Also of models that are moved at another time: what refers to them is to lead to where they come to lie.
     left = with_references(survey, left, [item.source for item in left if item.kind == "model"])

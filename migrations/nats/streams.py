@@ -121,6 +121,10 @@ def _other_use(there: Topic, info: StreamInfo, by: str | None, partitions: int) 
     """What the topic is for, if not for all of the stream, spread like this: marks would be taken for repeats."""
     label, mirrored = there.labels.get(SOURCE_LABEL), recorded_choice(there, stream_place(info))
     if label is not None and label != (wanted := label_of(info, by)):
+        place, _, before = label.partition(" by ")
+        if place == stream_place(info):
+            how = f"with --partition-by {before}: give that again" if before else "without --partition-by: leave it out"
+            return f"topic {there.name} was begun {how}, or roll that migration back first"
         return (
             f"topic {there.name} holds {label} and would hold {wanted}: roll that migration back, or delete the topic"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,6 +12,11 @@ import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
+import dynlog as library
+from dynlog.cli import migrate_run
+from dynlog.cli.migrate_options import Ends
+from dynlog.errors import ConfigurationError
+from dynlog.migrations.nats.journal import Journal
 from dynlog.testing.kinds import RunningServer
 from dynlog.testing.nats import NatsServer
 from tests.cli.process import Outcome, dynlog
@@ -146,8 +152,6 @@ async def test_a_log_that_the_user_may_only_read_is_one_line_that_says_what_he_l
 async def test_a_second_command_is_refused_while_one_is_at_it(
     writer: Writer, nats_server: Any, tmp_path: Path
 ) -> None:  # fmt: skip
-    import dynlog as library
-
     await put(await bucket(writer, "weights"), "a", b"a")
     ends = ("--log", f"sqlite://{tmp_path}/log.db", "--objects", f"file://{tmp_path}/objects")
     async with library.open_log(ends[1]) as log, holding(log, "nats"):
@@ -175,6 +179,36 @@ async def test_a_rollback_of_what_was_never_begun_with_is_refused(
     refused = await nats("rollback", *ends, "--yes", "--only", "wieghts")
     assert (refused.status, "began with nothing that --only names (wieghts)" in refused.err) == (2, True)
     assert (await nats("rollback", *ends, "--yes", "--only", "weigh*")).status == 0
+
+
+async def test_what_was_never_begun_is_said_to_be_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log, objects = f"sqlite://{tmp_path}/log.db", f"file://{tmp_path}/objects"
+    advice = "no migration into it has begun: correct --log, or begin with 'dynlog migrate nats apply'"
+    with pytest.raises(ConfigurationError, match=advice):
+        await migrate_run.status(log, "nats", as_json=False)
+    with pytest.raises(ConfigurationError, match=advice):
+        await migrate_run.rollback(log, objects, "nats", (), as_json=False)
+    assert made_in(tmp_path) == []
+    async with library.open_log(log):
+        await migrate_run.rollback(log, objects, "other", (), as_json=False)
+    said = capsys.readouterr().err
+    assert said == "dynlog: no migration 'other' was ever begun here: there is nothing to take back\n"
+
+
+async def test_an_apply_that_is_interrupted_says_that_it_goes_on(
+    writer: Writer, nats_server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await put(await bucket(writer, "weights"), "a", bytes(20_000))
+    log = f"sqlite://{tmp_path}/log.db"
+    ends = Ends(nats_server.url, log, f"file://{tmp_path}/objects", "nats", rate=1)
+    applying = asyncio.create_task(migrate_run.apply(ends, as_json=False))
+    async with asyncio.timeout(30), library.open_log(log) as opened:
+        while not (await Journal.read(opened, "nats")).items:
+            assert not applying.done()
+    applying.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await applying
+    assert "interrupted: what was moved stays and is known; apply again and it goes on" in capsys.readouterr().err
 
 
 async def test_a_password_in_what_is_no_url_is_not_shown(tmp_path: Path) -> None:

@@ -64,6 +64,8 @@ async def test_only_and_exclude_choose_by_name_and_by_pattern(migrating: Migrati
     assert await chosen(only=["o*", "w*"], exclude=["weights"]) == {"orders"}
     with pytest.raises(ConfigurationError, match="nothing in the source is called 'nobody'"):
         await chosen(only=["nobody"])
+    with pytest.raises(ConfigurationError, match="did you mean 'orders'"):
+        await chosen(exclude=["ordres"])
     for nothing in ({"only": ["nob*"]}, {"exclude": ["*"]}):
         with pytest.raises(ConfigurationError, match="leave nothing of the 6 buckets and streams"):
             await chosen(**nothing)

@@ -255,6 +255,20 @@ async def test_a_mirrors_topic_is_gone_on_with(source: Source, dynlog_log: Log) 
     assert (await moving.rollback(item)).moved == 0
 
 
+async def test_a_stream_that_was_begun_with_another_option_says_which_to_give(
+    source: Source, dynlog_log: Log
+) -> None:  # fmt: skip
+    for name in ("S", "T"):
+        await source.stream(name, name.lower())
+    spread, plain = migration(source, dynlog_log, partition_by="subject"), migration(source, dynlog_log)
+    await spread.apply(await spread.planned("S"))
+    await plain.apply(await plain.planned("T"))
+    (why,) = [refusal.why for refusal in (await plain.planned("S")).refused]
+    assert why.startswith("topic S was begun with --partition-by subject: give that again, or roll")
+    (why,) = [refusal.why for refusal in (await spread.planned("T")).refused]
+    assert why.startswith("topic T was begun without --partition-by: leave it out, or roll")
+
+
 async def test_a_stream_that_was_made_anew_is_another(source: Source, dynlog_log: Log) -> None:
     await source.stream("S", "s")
     await source.fill("s", 3)
