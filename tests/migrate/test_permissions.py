@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from nats.js.api import KeyValueConfig, StreamConfig
 
-from dynlog.testing.nats import NatsServer
 from tests.migrate.migrating import Migrating, bucket, put
-from tests.nats_source.source import writing
+from tests.nats_source.source import Configured, writing
 
 ALLOWED = ("STREAM.LIST", "STREAM.INFO.*", "CONSUMER.LIST.open", "DIRECT.GET.open", "STREAM.MSG.GET.open")
 USERS = """
@@ -21,18 +19,10 @@ authorization {{ users = [
 """.format(", ".join(f'"$JS.API.{subject}"' for subject in ALLOWED))
 
 
-class Guarded(NatsServer):
-    """A server with users."""
-
-    def command(self) -> Sequence[str | Path]:
-        return [*super().command(), "--config", self.folder / "users.conf"]
-
-    async def prepare(self) -> None:
-        (self.folder / "users.conf").write_text(USERS, encoding="utf-8")
-
-
 async def test_what_may_not_be_read_is_named_and_the_rest_is_moved(tmp_path: Path, migrating: Migrating) -> None:
-    async with Guarded(tmp_path / "nats") as server:
+    server = Configured(tmp_path / "nats")
+    server.lines = USERS
+    async with server:
         place = f"127.0.0.1:{server.port}"
         async with writing(f"nats://all:p@{place}") as writer:
             await put(await bucket(writer, "weights"), "a", b"a")

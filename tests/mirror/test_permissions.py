@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,8 @@ from dynlog.adapters.nats.access import NatsAccess, open_nats
 from dynlog.errors import SourceRefused
 from dynlog.log import Log
 from dynlog.migrations.mirror.running import mirror_out, mirror_stream, mirror_subject
-from dynlog.testing.nats import NatsServer
 from tests.mirror.sides import Told, append, bodies, old_side
+from tests.nats_source.source import Configured
 
 USERS = """
 authorization { users = [
@@ -24,20 +23,12 @@ authorization { users = [
 """
 
 
-class Guarded(NatsServer):
-    """A server with users."""
-
-    def command(self) -> Sequence[str | Path]:
-        return [*super().command(), "--config", self.folder / "users.conf"]
-
-    async def prepare(self) -> None:
-        (self.folder / "users.conf").write_text(USERS, encoding="utf-8")
-
-
 async def test_a_forbidden_subject_or_stream_ends_the_mirror_with_the_servers_reason(tmp_path: Path, log: Log) -> None:
     await log.create_topic("t")
     await append(log, "t", b"1")
-    async with Guarded(tmp_path / "nats") as server:
+    server = Configured(tmp_path / "nats")
+    server.lines = USERS
+    async with server:
         url = f"127.0.0.1:{server.port}"
         access = NatsAccess(f"nats://some:p@{url}")
         async with old_side(f"nats://all:p@{url}", "hidden") as old, open_nats(access) as nats, asyncio.timeout(60):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
@@ -18,19 +17,8 @@ from dynlog.testing.kinds import RunningServer
 from dynlog.testing.nats import NatsServer
 from dynlog.wire import Wire, make_wire
 from tests.faults.proxy import Network, Proxy
+from tests.nats_source.source import Configured
 from tests.wires.wire_backend import PATIENCE_S, Box, Ends, Place, body
-
-
-class Configured(NatsServer):
-    """A server with a few lines of configuration."""
-
-    lines = ""
-
-    def command(self) -> Sequence[str | Path]:
-        return [*super().command(), "--config", self.folder / "lines.conf"]
-
-    async def prepare(self) -> None:
-        (self.folder / "lines.conf").write_text(self.lines, encoding="utf-8")
 
 
 async def listening(wire: Wire, address: str) -> Place:
