@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import shutil
 import tarfile
 from collections.abc import AsyncIterator, Iterable
@@ -13,15 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import nats
-import pytest
 from nats.js import JetStreamContext
 from nats.js.api import RetentionPolicy, StorageType, StreamConfig
 
 from dynlog.testing.nats import NatsServer
-from tests.house.repository import REPOSITORY
+from tests.shared_data import shared_file
 
-SHARED = Path(os.environ.get("DYNLOG_SHARED", REPOSITORY.parent / "shared"))
-SAMPLE = SHARED / "data" / "dynamo-0.7.1-nats"
+FOLDER = "dynamo-0.7.1-nats"
 STREAM = "namespace-demo-component-backend-kv-events"
 BUCKET = "namespace-demo-component-backend-radix-bucket"
 STREAMS = Path("jetstream", "$G", "streams")
@@ -61,7 +58,7 @@ def held_blocks(router_events: Iterable[dict[str, Any]]) -> set[Held]:
 
 def dynamos_own_dump() -> list[dict[str, Any]]:
     """What a Dynamo router that started on the store dumped."""
-    dump: list[dict[str, Any]] = json.loads(gzip.decompress(_sample_file("router-dump.json.gz").read_bytes()))
+    dump: list[dict[str, Any]] = json.loads(gzip.decompress(shared_file(FOLDER, "router-dump.json.gz").read_bytes()))
     return dump
 
 
@@ -84,17 +81,10 @@ async def unpack_sample(folder: Path) -> Path:
     """The store below ``folder``, for a server to serve: Dynamo's, but for the age limit."""
     store, fresh = folder / "sample", folder / "fresh"
     fresh.mkdir()
-    with tarfile.open(_sample_file("jetstream-store.tar.gz")) as archive:
+    with tarfile.open(shared_file(FOLDER, "jetstream-store.tar.gz")) as archive:
         archive.extractall(store, filter="data")
     await _keep_for_ever(store, fresh)
     return store
-
-
-def _sample_file(name: str) -> Path:
-    file = SAMPLE / name
-    if not file.is_file():
-        pytest.fail(f"no {file}: shared/ lies beside the repository, or DYNLOG_SHARED names it", pytrace=False)
-    return file
 
 
 async def _keep_for_ever(store: Path, scratch: Path) -> None:

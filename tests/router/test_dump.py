@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from itertools import islice
-from pathlib import Path
 
 import pytest
 from dynamo.llm import RadixTree
@@ -20,8 +19,7 @@ from dynlog.router.fold import apply_event
 from dynlog.router.index import KvIndex
 from dynlog.router.projection import RouterProjection
 from tests.router.traffic import Traffic
-
-TRACE = Path(__file__).parents[2].parent / "shared" / "data" / "mooncake_conversation_trace.jsonl.gz"
+from tests.shared_data import shared_file
 
 
 def text(index: KvIndex) -> str:
@@ -102,9 +100,9 @@ def test_an_orphan_is_dumped_with_its_gap_filled_and_removed_again() -> None:
 def test_dumps_go_to_dynamos_radix_tree_and_back_and_every_query_agrees(
     name: str, workers: int, capacity: int, split: int, requests: int | None
 ) -> None:
+    trace = shared_file("mooncake_conversation_trace.jsonl.gz")
     index = KvIndex()
-    trace = islice(read_trace(TRACE), requests)
-    for event in fleet_events(trace, workers=workers, capacity=capacity, split=split):
+    for event in fleet_events(islice(read_trace(trace), requests), workers=workers, capacity=capacity, split=split):
         apply_event(index, event)
     theirs = RadixTree()
     for said in dump_events(index):
@@ -112,7 +110,7 @@ def test_dumps_go_to_dynamos_radix_tree_and_back_and_every_query_agrees(
     back = load_events(json.loads(said) for said in theirs.dump_tree_as_events())
     assert text(back) == text(index)
     chains = Chains(split)
-    for request in islice(read_trace(TRACE), requests):
+    for request in islice(read_trace(trace), requests):
         query = [block.tokens_hash for block in chains.of(request)]
         ours = index.find_matches(query)
         scores: object = theirs.find_matches(query).scores  # its stub names other keys than it gives
