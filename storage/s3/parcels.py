@@ -34,18 +34,16 @@ async def parcels_of(body: Body, waits: Waits, *, timeout: float, doing: str) ->
             yield whole[at : at + parcel_bytes(number)]
             at += parcel_bytes(number)
         return
-    parcel = bytearray(PARCEL_BYTES)
-    filled = 0
+    parcel = bytearray()
     pieces = pieces_of(body, waits, piece_bytes=PIECE_BYTES, timeout=timeout, doing=doing)
     async with aclosing(pieces):
         async for piece in pieces:
             while piece:
-                if filled == len(parcel):
+                if len(parcel) == parcel_bytes(number):
                     yield memoryview(parcel)
                     number += 1
-                    parcel, filled = bytearray(parcel_bytes(number)), 0
-                taken = piece[: len(parcel) - filled]
-                parcel[filled : filled + len(taken)] = taken
-                filled += len(taken)
+                    parcel = bytearray()
+                taken = piece[: parcel_bytes(number) - len(parcel)]
+                parcel += taken
                 piece = piece[len(taken) :]
-    yield memoryview(parcel)[:filled]
+    yield memoryview(parcel)
