@@ -256,8 +256,10 @@ class OpenBody:
     async def end(self) -> None:
         """Closes it; what is being read ahead ends first."""
         reading, self._reading = self._reading, None
-        if reading is not None and not reading.done():
-            self._exchange.abort()
-            reading.cancel()
-            await ended(reading)
-        self._drop()
+        try:
+            if reading is not None and not reading.done():
+                self._exchange.abort()
+                reading.cancel()
+                await ended(reading)
+        finally:
+            self._drop()

@@ -190,14 +190,19 @@ class Window(Generic[T]):
     ) -> None:
         for task in self._running:
             task.cancel()
-        for task in self._running:
-            await ended(task)
+        if self._running:
+            await ended(asyncio.gather(*self._running, return_exceptions=True))
 
 
 async def ended(task: asyncio.Future[Any]) -> None:
-    """Waits until the task, which is about to end, has, and takes note of its failure; cannot be cancelled."""
+    """Waits until the task, which is about to end, has, and takes note of its failure; a cancellation has to wait."""
+    cancelled: asyncio.CancelledError | None = None
     while not task.done():
-        with suppress(asyncio.CancelledError):
+        try:
             await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
     if not task.cancelled():
         task.exception()
+    if cancelled is not None:
+        raise cancelled
