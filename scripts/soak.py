@@ -58,6 +58,8 @@ CRASH_ROUNDS, FAULT_ROUNDS = 500, 6
 CAMPAIGN_ROUNDS = 50
 RUN_ROUNDS = 2
 """Rounds of one pytest run: what the tests' own deadlines (120 s for Redis) allow at an outage of 30 s."""
+KILL_ROUNDS = {"migrate": 10}
+"""More where nothing is away for so long."""
 OUTAGE_S = 30
 RUN_TIMEOUT_S = 7200.0
 STOP_TIMEOUT_S = 60.0
@@ -117,11 +119,12 @@ def soak_crashes(wanted: int, seed: int) -> str | None:
 def soak_faults(name: str, tests: Sequence[str], wanted: int, seed: int) -> str | None:
     """Runs the tests until so many rounds were made; why it failed, if it did."""
     folder = Path(tempfile.mkdtemp(prefix=f"dynlog-soak-{name}-"))
+    most = KILL_ROUNDS.get(name, RUN_ROUNDS)
     for run in itertools.count():
-        done, started = run * RUN_ROUNDS, time.monotonic()
+        done, started = run * most, time.monotonic()
         if done >= wanted:
             break
-        rounds = min(RUN_ROUNDS, wanted - done)
+        rounds = min(most, wanted - done)
         settings = {
             "DYNLOG_SEED": str(seed + run), "DYNLOG_ROUNDS": str(rounds), "DYNLOG_KILL_ROUNDS": str(rounds),
             "DYNLOG_OUTAGE_S": str(OUTAGE_S), "DYNLOG_SERVERS": "native", "DYNLOG_NO_SKIPS": "1",

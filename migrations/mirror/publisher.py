@@ -19,6 +19,7 @@ import nats.errors
 
 from dynlog.adapters.nats.access import NatsAccess, NatsServer, open_nats
 from dynlog.adapters.nats.exchange import Answer, told
+from dynlog.adapters.nats.hearing import server_has_heard
 from dynlog.errors import DynlogError, SourceRefused, SourceUnavailable
 from dynlog.migrations.mirror.outbound import Outgoing
 
@@ -97,7 +98,7 @@ class Publisher:
 
     async def _passed(self) -> None:
         """Returns once the server has all that was sent: nobody else acknowledges it."""
-        flushing = asyncio.ensure_future(self._client.flush(timeout=int(ACK_S)))
+        flushing = asyncio.ensure_future(server_has_heard(self._client, int(ACK_S)))
         try:
             # A flush does not hear of the connection's end.
             await asyncio.wait((flushing, self._alive.come), return_when=asyncio.FIRST_COMPLETED)
