@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import google_crc32c
 
-from dynlog.errors import LogUnavailable
+from dynlog.errors import LogUnavailable, OutcomeUnknown
 
 SLOT = struct.Struct("<4sB3x16sQI")
 SLOT_BYTES = 512
@@ -104,8 +104,9 @@ class Bell:
     def ring(self, commit: int) -> None:
         """Stores the commit number; a slower process never turns the bell back.
 
-        Raises OSError, and LogUnavailable if log or bell are no longer the files that were opened: whatever is written
-        to those, nobody will find.
+        Raises OSError, LogUnavailable if log or bell are no longer the files that were opened (whatever is written to
+        those, nobody will find), and OutcomeUnknown if another process keeps the bell locked: one that was stopped.
+        Nothing is wrong then, and the next commit that rings says this one, too.
         """
         if _files(self._names) != self._files:
             raise LogUnavailable("the log or its bell was deleted, moved or replaced while it was open")
@@ -116,7 +117,10 @@ class Bell:
                 break
             except BlockingIOError:
                 if time.monotonic() > give_up:
-                    raise LogUnavailable("another process keeps the log's bell locked") from None
+                    raise OutcomeUnknown(
+                        f"it was stored, but for {LOCK_PATIENCE_S:g} s another process kept {self._names[1]} locked, "
+                        "so damage to the tail might go unnoticed now: is one stopped? Repeat it under the same marks"
+                    ) from None
                 time.sleep(0.0002)
         try:
             data = self._data()

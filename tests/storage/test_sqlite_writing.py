@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import sqlite3
 import subprocess
@@ -76,6 +77,21 @@ async def test_what_is_appended_to_a_log_whose_files_were_deleted_is_not_acknowl
             await append(log, b"b")
         with pytest.raises(LogUnavailable, match="open it again"):
             await append(log, b"c")
+
+
+async def test_a_process_that_stops_while_it_rings_the_bell_holds_others_up_and_breaks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bell, "LOCK_PATIENCE_S", 0.2)
+    path = tmp_path / "events.db"
+    async with open_log(f"sqlite://{path}") as log:
+        await log.create_topic("t")
+        with bell.bell_path(path).open("rb") as stopped:
+            fcntl.flock(stopped, fcntl.LOCK_EX)
+            with pytest.raises(OutcomeUnknown, match="is one stopped"):
+                await append(log, b"1")
+        await append(log, b"2")
+        assert await bodies(log) == [b"1", b"2"]
 
 
 async def test_a_commit_whose_bell_did_not_ring_before_the_kill_is_kept(tmp_path: Path) -> None:

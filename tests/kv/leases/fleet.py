@@ -209,10 +209,11 @@ async def directly(url: str) -> AsyncIterator[Log]:
         yield log
 
 
-async def writable(bucket: Bucket) -> bool:
-    """Whether anybody can write now: a process that is stopped in a transaction of SQLite holds everybody up."""
+async def writable(log: Log) -> bool:
+    """Whether anybody can write now: a process that is stopped in a transaction of SQLite, or while it rings the bell,
+    holds everybody up.  (A put that is read in the log is known before it is acknowledged.)"""
     try:
-        await bucket.put("probe", b"", timeout=0.5)
+        await log.register_producer("probe", timeout=0.5)
     except DynlogError:
         return False
     return True

@@ -60,7 +60,7 @@ async def test_a_holder_that_was_stopped_past_its_ttl_finds_its_writes_losing(
                 await asyncio.sleep(dice.uniform(0, TTL_S))
                 struck = now()
                 holder.stop()
-                if await writable(fleet.bucket):
+                if await writable(log):
                     break
                 holder.go_on()
                 await beats(fleet.bucket, acquired["lease"])
@@ -85,7 +85,7 @@ async def test_observers_that_were_stopped_expire_nobody_on_waking(dynlog_log_ur
             while True:
                 for each in observers:
                     each.stop()
-                if await writable(fleet.bucket):
+                if await writable(log):
                     break
                 for each in observers:
                     each.go_on()
