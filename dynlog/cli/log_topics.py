@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
+from dynlog.cli.asking import ask, check_may_ask
 from dynlog.cli.log_open import open_existing
 from dynlog.cli.options import AsJson, LogUrl, parse_duration, parse_pairs, parse_size
-from dynlog.cli.output import human_bytes, human_seconds, human_time, print_json, print_table, say
-from dynlog.cli.run import interruptible, run
-from dynlog.errors import ConfigurationError
+from dynlog.cli.output import human_bytes, human_seconds, human_time, print_json, print_table
+from dynlog.cli.run import run
 from dynlog.open import open_log
 from dynlog.topics import PartitionState, Retention, Topic
 
@@ -88,8 +87,7 @@ def delete(
 
     - `dynlog log delete orders --yes --log sqlite:///tmp/events.db`
     """
-    if not yes and not sys.stdin.isatty():
-        raise ConfigurationError(f"deleting topic {topic!r} cannot be undone: confirm with --yes")
+    check_may_ask(yes, f"deleting topic {topic!r}")
 
     async def look() -> int:
         async with open_existing(log) as opened:
@@ -100,12 +98,7 @@ def delete(
             await opened.delete_topic(topic)
 
     if not yes:
-        question = f"Delete topic {topic} with {run(look()):,} records for ever?"
-        with interruptible():
-            agreed = typer.confirm(question, err=True)
-        if not agreed:
-            say("nothing was deleted")
-            raise typer.Exit(1)
+        ask(f"Delete topic {topic} with {run(look()):,} records for ever?", "nothing was deleted")
     run(work())
     if as_json:
         print_json({"deleted": topic})

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from dynlog.cli.asking import ask, check_may_ask
 from dynlog.cli.migrate_options import (
     Concurrency,
     Ends,
@@ -173,17 +174,15 @@ def rollback(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove what the migration made, and only that: what others made, changed or wrote to since stays and is named.
+    """Remove what the migration made, and only that. It asks on a terminal and needs `--yes` elsewhere.
 
-    The source is as it was; NATS need not be there.
+    What others changed, wrote into, read or mirror since stays and is named, with who it is and what to do (exit status
+    3). The source is as it was; NATS need not be there.
     """
     check_nats_installed()
     from dynlog.cli import migrate_run
-    from dynlog.cli.run import interruptible
 
-    if as_json and not yes:
-        raise typer.BadParameter("with --json nobody is asked: add --yes to remove what the migration made")
+    check_may_ask(yes, f"removing what migration {name!r} made")
     if not yes:
-        with interruptible():
-            typer.confirm(f"Remove everything that migration {name!r} made?", abort=True, err=True)
+        ask(f"Remove everything that migration {name!r} made?", "nothing was removed")
     run(migrate_run.rollback(log, objects, name, only or (), as_json=as_json))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
+from dynlog.cli.asking import ask, check_may_ask
 from dynlog.cli.objects_place import Place, PlaceUrl, described, place_of
 from dynlog.cli.options import AsJson, parse_duration
-from dynlog.cli.output import human_bytes, human_time, print_facts, print_json, print_table, say
-from dynlog.cli.run import interruptible, run
+from dynlog.cli.output import human_bytes, human_time, print_facts, print_json, print_table
+from dynlog.cli.run import run
 from dynlog.errors import ConfigurationError, ObjectNotFound
 from dynlog.folders import MANIFEST
 from dynlog.objects import STALE_AFTER_S, Collected, ObjectInfo, ObjectStore
@@ -83,15 +83,8 @@ def rm(
     """
     place = place_of(url)
     if recursive and not yes:
-        if not sys.stdin.isatty():
-            raise ConfigurationError(
-                f"removing all below {place.key or 'the store'!r} cannot be undone: confirm by --yes"
-            )
-        with interruptible():
-            agreed = typer.confirm(f"Remove {place.key or 'all objects'} and all below it for ever?", err=True)
-        if not agreed:
-            say("nothing was removed")
-            raise typer.Exit(1)
+        check_may_ask(yes, f"removing all below {place.key or 'the store'!r}")
+        ask(f"Remove {place.key or 'all objects'} and all below it for ever?", "nothing was removed")
     removed = run(_remove(place, recursive))
     if as_json:
         print_json({"removed": removed})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import pty
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -94,3 +96,26 @@ async def dynlog(*arguments: str, stdin: str = "") -> Outcome:
     async with Dynlog.start(*arguments) as command:
         await command.say(stdin)
         return await command.ended()
+
+
+async def on_a_terminal(typed: str, *arguments: str) -> Outcome:
+    """One command with a terminal as its stdin, where that is typed."""
+    terminal, stdin = pty.openpty()
+    try:
+        os.write(terminal, typed.encode())
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "dynlog.cli", *arguments,
+            stdin=stdin, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                out, err = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+    finally:
+        os.close(stdin)
+        os.close(terminal)
+    assert process.returncode is not None
+    return Outcome(process.returncode, out.decode(), err.decode())

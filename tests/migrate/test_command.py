@@ -19,7 +19,7 @@ from dynlog.errors import ConfigurationError
 from dynlog.migrations.nats.journal import Journal
 from dynlog.testing.kinds import RunningServer
 from dynlog.testing.nats import NatsServer
-from tests.cli.process import Outcome, dynlog
+from tests.cli.process import Outcome, dynlog, on_a_terminal
 from tests.migrate.migrating import bucket, holding, put
 from tests.migrations.dynamo_sample import BUCKET, STREAM, dynamos_own_dump, held_blocks, unpack_sample
 from tests.nats_source.source import Writer, everything, writing
@@ -164,10 +164,14 @@ async def test_a_second_command_is_refused_while_one_is_at_it(
 async def test_a_rollback_asks_first(tmp_path: Path) -> None:
     ends = ("--log", f"sqlite://{tmp_path}/log.db", "--objects", f"file://{tmp_path}/objects")
     assert (await dynlog("log", "create", "--log", ends[1], "t")).status == 0
-    refused = await dynlog("migrate", "nats", "rollback", *ends, stdin="n\n")
-    assert refused.status != 0
-    assert (await dynlog("migrate", "nats", "rollback", *ends, "--json")).status == 2, "a program has to say --yes"
-    assert (await dynlog("migrate", "nats", "rollback", *ends, stdin="y\n")).status == 0
+    kept = await on_a_terminal("n\n", "migrate", "nats", "rollback", *ends)
+    assert (kept.status, kept.out.strip()) == (1, "")
+    assert kept.err.endswith("dynlog: nothing was removed\n")
+    assert (await on_a_terminal("y\n", "migrate", "nats", "rollback", *ends)).status == 0
+    for more in ((), ("--json",)):
+        unasked = await dynlog("migrate", "nats", "rollback", *ends, *more)
+        assert unasked.status == 2
+        assert unasked.complaint == "removing what migration 'nats' made cannot be undone: confirm with --yes"
 
 
 async def test_a_rollback_of_what_was_never_begun_with_is_refused(
