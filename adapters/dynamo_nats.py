@@ -16,6 +16,7 @@ from dynlog.adapters.dynamo_nats_source import NatsSource
 from dynlog.adapters.dynamo_nats_stream import EventStream, follow_stream
 from dynlog.adapters.dynamo_published import PublisherSequences, published_items
 from dynlog.adapters.nats.access import NatsServer, open_nats
+from dynlog.adapters.nats.failures import why_away
 from dynlog.adapters.reach import Reach
 from dynlog.errors import MalformedEvent, SourceUnavailable
 from dynlog.ingest_items import Item, Refused
@@ -61,8 +62,8 @@ async def _handed_on(
                 async with open_nats(source.access) as server:
                     pauses = iter(_AGAIN)
                     await _connected(source, server, reach, queue, sequences)
-            except* SourceUnavailable:
-                for notice in (reach.changed(connected=False), await reach.overdue()):
+            except* SourceUnavailable as errors:
+                for notice in (reach.changed(connected=False), await reach.overdue(str(_first(errors)))):
                     if notice is not None:
                         await queue.put(notice)
                 await asyncio.sleep(next(pauses))
@@ -103,7 +104,8 @@ async def _watched(server: NatsServer, reach: Reach, queue: asyncio.Queue[Item |
                 async with asyncio.timeout(None if reach.left == math.inf else max(reach.left, 0.0)):
                     await server.client.there.wait()
             except TimeoutError:
-                if (overdue := await reach.overdue()) is not None:
+                trouble = server.client.last_trouble
+                if (overdue := await reach.overdue(None if trouble is None else why_away(trouble))) is not None:
                     await queue.put(overdue)
         if server.client.ended is not None:
             raise server.client.ended

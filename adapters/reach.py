@@ -57,12 +57,12 @@ class Reach:
         """Seconds until there is something to say about it."""
         return math.inf if self._since is None or self._said else self._since + UNREACHED_S - monotonic()
 
-    async def overdue(self) -> Noticed | None:
-        """That it was not reached for too long, and why as far as that can be seen; said once."""
+    async def overdue(self, why: str | None = None) -> Noticed | None:
+        """That it was not reached for too long, and why as far as that is known or can be seen; said once."""
         if self.left > 0:
             return None
         self._said = True
-        why = await trouble_at(self._source.connect_to)
+        why = why or await trouble_at(self._source.connect_to)
         return Noticed(
             NoticeKind.UNREACHED, str(self._source), f"no connection for {UNREACHED_S:g} s, and it is tried on: {why}"
         )

@@ -18,6 +18,7 @@ from typing import Any
 import nats.errors
 
 from dynlog.adapters.nats.exchange import Answer, Exchange, make_exchange, nobody_there, told
+from dynlog.adapters.nats.failures import refuses, unreachable, why_away
 from dynlog.errors import (
     ConfigurationError,
     MissingDependency,
@@ -116,7 +117,7 @@ class NatsServer:
         except TimeoutError:
             trouble = self.client.last_trouble
             raise SourceUnavailable(
-                f"NATS at {self.shown} is away" + (f": {told(trouble)}" if trouble is not None else "")
+                f"NATS at {self.shown} is away" + (f": {why_away(trouble)}" if trouble is not None else "")
             ) from None
         if self.client.ended is not None:
             raise self.client.ended
@@ -178,7 +179,7 @@ async def open_nats(
             await client.trouble(error)
             return
         failures.append(error)
-        if len(failures) >= len(hosts) or _refusal(error):
+        if len(failures) >= len(hosts) or refuses(error):
             raise error  # else nats-py would try for ever
 
     try:
@@ -192,7 +193,7 @@ async def open_nats(
             await client.open_inbox()
     except BaseException as error:
         await _hung_up(client, 0.5)  # after a TLS handshake that failed nats-py waits for an end that never comes
-        raise _opening_error(error, access, timeout, failures) from None
+        raise _opening_error(error, client, access, timeout, failures) from None
     try:
         yield NatsServer(client, shown, patience, answer)
     finally:
@@ -245,22 +246,16 @@ def _hosts(url: Url) -> list[str]:
     return [f"{f'[{host}]' if ':' in host else host}:{port or 4222}" for host, port in url.places]
 
 
-def _refusal(error: BaseException) -> bool:
-    return isinstance(error, ssl.SSLError | SourceRefused) or "authorization" in str(error).lower()
-
-
 def _opening_error(
-    error: BaseException, access: NatsAccess, timeout: float, failures: list[Exception]
+    error: BaseException, client: Exchange, access: NatsAccess, timeout: float, failures: list[Exception]
 ) -> BaseException:  # fmt: skip
     shown = access.shown
     if isinstance(error, SourceError) or not isinstance(error, Exception):
         return error
     if isinstance(error, TimeoutError) and not failures:
         return SourceUnavailable(f"{timeout:g} s were not enough to reach NATS at {shown}")
-    if _refusal(error):
-        return SourceRefused(f"NATS at {shown} does not let this user in: {told(error)}")
-    if isinstance(error, OSError | nats.errors.Error | TimeoutError):
-        return SourceUnavailable(f"NATS at {shown} cannot be reached: {told(error)}")
+    if refuses(error) or isinstance(error, OSError | nats.errors.Error | TimeoutError):
+        return unreachable(failures or [error], shown, client.said_of_itself, certified=access.cert is not None)
     return error if access.creds is None else ConfigurationError(f"creds: {access.creds} cannot be used: {told(error)}")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 import nats.errors
@@ -73,6 +73,11 @@ class Exchange(Client):
             raise denied
 
     @property
+    def said_of_itself(self) -> Mapping[str, Any]:
+        """What the server told of itself; nothing before it did."""
+        return self._server_info
+
+    @property
     def waiting(self) -> int:
         """Questions that nobody has forgotten yet."""
         return len(self._questions)
@@ -105,7 +110,10 @@ class Exchange(Client):
     def _connect_command(self) -> bytes:
         # nats-py would go on in clear text, password included, where the server says that it has no TLS.
         if self._encrypted and not self._server_info.get("tls_required"):
-            raise SourceRefused(f"NATS at {self._shown} does not ask for TLS, which this access is for")
+            raise SourceRefused(
+                f"NATS at {self._shown} does not ask for TLS, which this access is for: a server without TLS is "
+                "nats://, with no CA and no certificate"
+            )
         return super()._connect_command()
 
     async def connection_lost(self) -> None:

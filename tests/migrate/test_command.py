@@ -124,7 +124,8 @@ async def test_exit_statuses_say_whether_all_some_or_nothing_was_moved(
     assert (await nats("apply", *ends, "--only", "nobody")).status == 2
     assert (await nats("apply", *ends, "--name", "a/b")).status == 2
     away = await nats("apply", "--nats", "nats://127.0.0.1:1", *ends[2:])
-    assert (away.status, away.err.count("\n")) == (1, 1)
+    assert away.status == 1
+    assert away.complaint.endswith("nothing listens there: start it, or correct host and port")
 
 
 @pytest.mark.dynlog_engines("redis")
