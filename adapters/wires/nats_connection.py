@@ -6,15 +6,14 @@ import asyncio
 import re
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import nats.errors
 from nats.aio.client import Client
 
-from dynlog.adapters.nats.hearing import server_has_heard
+from dynlog.adapters.nats.hearing import server_answers, server_has_heard
 from dynlog.adapters.wires.packets import Kind, Packet, PacketChannel, read_packet, write_packet
 from dynlog.call_errors import ProtocolError, WireUnavailable
 from dynlog.errors import ConfigurationError
@@ -26,8 +25,6 @@ MIN_PAYLOAD_BYTES = 160 << 10
 """A server that takes less in one message cannot carry sessions, whose frames have up to 128 KiB."""
 ALIVE_S = 1.0
 """Within this a server that is alive answers."""
-ASKED_S = 60
-"""How long its answer is waited for by a connection itself, which its own pings end long before."""
 _INBOX = re.compile(r"_INBOX\.dynlog\.[0-9a-f]{32}")
 """What a peer may say of where it is: a subject is put into NATS's protocol as it is."""
 
@@ -45,8 +42,8 @@ class Connection:
         self._more = asyncio.Event()
         self._tasks: set[asyncio.Future[None]] = set()
         self._pump = asyncio.create_task(self._publish(), name=f"dynlog-nats {name}")
-        self._questions: set[asyncio.Task[bool]] = set()
-        self._asking: asyncio.Task[bool] | None = None
+        self._asking: set[asyncio.Timeout] = set()
+        """Of those who wait for an answer now."""
         self._end: asyncio.Task[None] | None = None
 
     async def dial(self, subject: str, peer: str, receiver: Callable[[Channel], Receiver]) -> PacketChannel:
@@ -123,40 +120,28 @@ class Connection:
 
     async def answers(self) -> bool:
         """Whether the server still answers: a connection that is half open looks like a good one for long."""
-        if self._asking is None or self._asking.done():
-            self._asking = self._ask(partial(self.client.flush, ASKED_S))
-        return await self._answered(self._asking, ALIVE_S)
+        return await self._answered(server_answers(self.client, ALIVE_S))
 
     async def heard(self) -> bool:
         """Whether the server has acted on all that was said to it before: a subscription listens now."""
-        # What is asked already may have left before that.
-        return await self._answered(self._ask(partial(server_has_heard, self.client, ASKED_S)), 2 * ALIVE_S)
+        return await self._answered(server_has_heard(self.client, ALIVE_S))
 
-    def _ask(self, question: Callable[[], Awaitable[None]]) -> asyncio.Task[bool]:
-        # nats-py's reader dies of a PONG whose waiter was cancelled: nobody who gives up cancels this one.
-        task = asyncio.create_task(self._asked(question), name=f"dynlog-nats-ask {self.name}")
-        self._questions.add(task)
-        task.add_done_callback(self._questions.discard)
-        return task
-
-    async def _asked(self, question: Callable[[], Awaitable[None]]) -> bool:
-        if self.client.is_connected:
-            with suppress(nats.errors.Error, OSError, TimeoutError):
-                await question()
-                return True
-        return False
-
-    async def _answered(self, asking: asyncio.Task[bool], within_s: float) -> bool:
-        done, _ = await asyncio.wait({asking}, timeout=within_s)
-        if any(not task.cancelled() and task.result() for task in done):
+    async def _answered(self, question: Coroutine[Any, Any, None]) -> bool:
+        try:
+            async with asyncio.timeout(None) as limit:
+                self._asking.add(limit)
+                await question
             return True
-        self.broke("the server does not answer")
-        return False
+        except (nats.errors.Error, OSError):
+            self.broke("the server does not answer")
+            return False
+        finally:
+            self._asking.discard(limit)
 
     def cut(self) -> None:
         """The connection is gone, and with it every answer that was to come."""
-        for asking in self._questions:
-            asking.cancel()
+        while self._asking:
+            self._asking.pop().reschedule(0)
         self.broke("it was cut")
 
     def _ended(self, channel: PacketChannel) -> None:
@@ -204,9 +189,8 @@ class Connection:
                 await self.client.publish(*self._out.popleft())
         await self.answers()
         await _hung_up(self.client)
-        for task in (self._pump, *self._questions):
-            task.cancel()
-            await asyncio.wait({task})
+        self._pump.cancel()
+        await asyncio.wait({self._pump})
         for channel in list(self.channels):
             channel.abort()
         self.broke("it was closed")

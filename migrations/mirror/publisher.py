@@ -98,7 +98,7 @@ class Publisher:
 
     async def _passed(self) -> None:
         """Returns once the server has all that was sent: nobody else acknowledges it."""
-        flushing = asyncio.ensure_future(server_has_heard(self._client, int(ACK_S)))
+        flushing = asyncio.ensure_future(server_has_heard(self._client, ACK_S))
         try:
             # A flush does not hear of the connection's end.
             await asyncio.wait((flushing, self._alive.come), return_when=asyncio.FIRST_COMPLETED)

@@ -7,16 +7,18 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import uuid4
 
+import nats.errors
 import pytest
 import pytest_asyncio
 
 from dynlog.adapters.nats.access import NatsAccess, open_nats
+from dynlog.adapters.nats.hearing import server_answers, server_has_heard
 from dynlog.migrations.mirror.counts import Standing
 from dynlog.migrations.mirror.running import mirror_subject
 from dynlog.open import open_log
 from dynlog.testing.kinds import RunningServer
 from dynlog.wire import make_wire
-from tests.faults.proxy import Direction, Proxy
+from tests.faults.proxy import Direction, Network, Proxy
 
 
 class Overheard:
@@ -24,7 +26,7 @@ class Overheard:
 
     def __init__(self, proxy: Proxy) -> None:
         self.url = f"nats://127.0.0.1:{proxy.port}"
-        self._said = bytearray()
+        self.proxy, self._said = proxy, bytearray()
         proxy.watch(self._heard)
 
     def _heard(self, way: Direction, piece: bytes) -> None:
@@ -79,3 +81,27 @@ async def test_a_mirror_of_a_subject_listens_once_it_says_so(
             assert await said
         mirror.cancel()
         await asyncio.wait({mirror})
+
+
+async def test_whoever_gives_up_waiting_for_an_answer_leaves_the_connection_as_it_is(overheard: Overheard) -> None:
+    async with open_nats(NatsAccess(overheard.url)) as server:
+        asking = asyncio.create_task(server_has_heard(server.client))
+        await asyncio.sleep(0)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        with pytest.raises(nats.errors.FlushTimeoutError):
+            await server_answers(server.client, 1e-6)
+        await server_has_heard(server.client, 5)
+        assert await server.api("INFO", timeout=5)
+
+
+async def test_where_there_is_no_connection_nothing_passes_for_an_answer(overheard: Overheard) -> None:
+    async with open_nats(NatsAccess(overheard.url)) as server:
+        client = server.client
+        overheard.proxy.set(Network.CUT)
+        await client.gone.wait()
+        with pytest.raises(nats.errors.Error):
+            await server_has_heard(client)
+    with pytest.raises(nats.errors.Error):
+        await server_has_heard(client)
