@@ -36,14 +36,8 @@ class NothingDone(DynlogError):
 
 async def plan(ends: Ends, *, as_json: bool) -> None:
     """Shows the plan; makes nothing, not even an empty log."""
-    async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(_nats(ends))
-        there = _is_there(ends.log)
-        log = await stack.enter_async_context(open_existing(ends.log) if there else open_log("memory://"))
-        objects = await stack.enter_async_context(
-            open_objects(ends.objects if _is_there(ends.objects) else "memory://")
-        )
-        planned = await _planned(ends, server, log, objects)
+    async with _nats(ends) as server:
+        planned = await _planned_from_outside(ends, server)
     say_plan(planned, as_json=as_json)
     for advice in planned.advice:
         say(advice)
@@ -59,7 +53,13 @@ async def apply(ends: Ends, *, as_json: bool) -> None:
 
 
 async def _apply(ends: Ends, *, as_json: bool) -> None:
-    async with _open(ends) as (server, log, objects), only_one(log, ends.name) as lease:
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(_nats(ends))
+        if ends.only or ends.exclude or not (_is_there(ends.log) and _is_there(ends.objects)):
+            await _planned_from_outside(ends, server)  # so that a choice that means nothing leaves nothing behind
+        log = await stack.enter_async_context(open_log(ends.log))
+        objects = await stack.enter_async_context(open_objects(ends.objects))
+        lease = await stack.enter_async_context(only_one(log, ends.name))
         planned = await _planned(ends, server, log, objects)
         if not as_json and not planned.moving:
             say_plan(planned, as_json=False)
@@ -76,7 +76,7 @@ async def _apply(ends: Ends, *, as_json: bool) -> None:
 
 async def verify(ends: Ends, *, as_json: bool) -> None:
     """Compares; raises PartialSuccess if something differs, NothingDone if everything does."""
-    async with _open(ends, create=False) as (server, log, objects):
+    async with _nats(ends) as server, _begun(ends.log) as log, open_objects(ends.objects) as objects:
         planned = await _planned(ends, server, log, objects)
         with showing(planned.moving, "comparing", by_bytes=False) as progress:
             run = _run(ends, server, log, objects, await Journal.read(log, ends.name), progress)
@@ -140,6 +140,15 @@ def _count(things: Sequence[object], what: str) -> str:
     return f"{len(things):,} {what}{'' if len(things) == 1 else 's'}"
 
 
+async def _planned_from_outside(ends: Ends, server: NatsServer) -> Plan:
+    """The plan, without making anything: what is not there yet is taken for empty."""
+    async with (
+        open_existing(ends.log) if _is_there(ends.log) else open_log("memory://") as log,
+        open_objects(ends.objects if _is_there(ends.objects) else "memory://") as objects,
+    ):
+        return await _planned(ends, server, log, objects)
+
+
 async def _planned(ends: Ends, server: NatsServer, log: Log, objects: ObjectStore) -> Plan:
     survey = await look_around(
         ends.name, server, log, objects, _choices(ends), log_url=shown(ends.log), objects_url=shown(ends.objects)
@@ -163,16 +172,6 @@ async def _nats(ends: Ends) -> AsyncIterator[NatsServer]:
     access = NatsAccess(ends.nats, creds=ends.creds, ca=ends.ca, cert=ends.cert, key=ends.key)
     async with open_nats(access) as server:
         yield server
-
-
-@asynccontextmanager
-async def _open(ends: Ends, *, create: bool = True) -> AsyncIterator[tuple[NatsServer, Log, ObjectStore]]:
-    async with (
-        _nats(ends) as server,
-        open_log(ends.log) if create else _begun(ends.log) as log,
-        open_objects(ends.objects) as objects,
-    ):
-        yield server, log, objects
 
 
 @asynccontextmanager

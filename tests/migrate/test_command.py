@@ -128,6 +128,16 @@ async def test_exit_statuses_say_whether_all_some_or_nothing_was_moved(
     assert away.complaint.endswith("nothing listens there: start it, or correct host and port")
 
 
+@pytest.mark.parametrize("choice", [("--only", "wieghts"), ("--exclude", "*"), ("--partition-by", "token:0")])
+async def test_a_choice_that_means_nothing_is_refused_before_anything_is_made(
+    writer: Writer, nats_server: Any, tmp_path: Path, choice: tuple[str, str]
+) -> None:
+    await put(await bucket(writer, "weights"), "a", b"a")
+    ends = ("--log", f"sqlite://{tmp_path}/log.db", "--objects", f"file://{tmp_path}/objects")
+    refused = await nats("apply", "--nats", nats_server.url, *ends, *choice)
+    assert (refused.status, made_in(tmp_path)) == (2, []), refused.err
+
+
 @pytest.mark.dynlog_engines("redis")
 async def test_a_log_that_the_user_may_only_read_is_one_line_that_says_what_he_lacks(
     writer: Writer, nats_server: Any, redis_server: RunningServer, dynlog_log_url: str, tmp_path: Path
