@@ -77,7 +77,8 @@ def nats(
     Killed and started again it goes on where it stood: nothing is lost, nothing is there twice, the order stays. What
     came from one side never goes back to it, so both directions may run on the same pair. The stream is read without a
     consumer; outwards it writes only to the subjects that were given. What the other side cannot hold (too large, no
-    such subject) is named, written into the log's topic `dynlog.mirror`, and the rest goes on; exit status 3 then.
+    such subject) is named in the log's topic `dynlog.mirror` (outwards the first thousand are named there, and the
+    others counted), and the rest goes on; exit status 3 then.
 
     Inwards from a core subject there is no way back to what was published while nobody listened: at most once.
 
@@ -147,7 +148,7 @@ def status(log: LogUrl, as_json: AsJson = False) -> None:
     A mirror writes this down every few seconds while it moves; how far behind one is it says itself.
 
     With `--json`: a list of `{"mirror", "direction", "topic", "sequences", "offsets", "counts", "time_ms", "cut_over",
-    "left_out"}`.
+    "left_out_count", "left_out"}`; outwards `left_out` names the first thousand and `left_out_count` counts all.
 
     - `dynlog mirror nats status --log $URL`
     """

@@ -29,14 +29,15 @@ SAYING = DeliveryPolicy(timeout_s=15.0, attempt_timeout_s=5.0)
 COMPACT_FROM = 1_000
 COMPACT_S = 20.0
 
-Kind = Literal["progress", "left-out", "missed", "cut-over", "reopened"]
+Kind = Literal["progress", "left-out", "counted", "missed", "cut-over", "reopened"]
 
 
 class Page(BaseModel):
     """One record of the book.
 
     ``sequences`` is by stream (its place) how far the mirror has read, or written; ``offsets`` by partition where the
-    topic ended, or is read next.  ``what`` and ``why`` say of one message or record why it was left out.
+    topic ended, or is read next.  ``what`` and ``why`` say of one message or record why it was left out; a page that is
+    ``counted`` says of how many more, below its offsets, that is not said (``counts["left_out"]``).
     """
 
     model_config = ConfigDict(frozen=True)
@@ -66,6 +67,7 @@ class Pages:
     progress: dict[str, Page] = field(default_factory=dict)
     cut_over: dict[str, Page] = field(default_factory=dict)
     left_out: dict[str, Page] = field(default_factory=dict)
+    counted: dict[str, Page] = field(default_factory=dict)
 
     def take(self, page: Page) -> None:
         """Takes note of a page that is newer than all before."""
@@ -74,6 +76,11 @@ class Pages:
                 self.progress[page.mirror] = page
             case "cut-over":
                 self.cut_over[page.mirror] = page
+            case "counted":
+                # A mirror that another has taken over from, and does not know it yet, may write last.
+                known = self.counted.get(page.mirror)
+                if known is None or known.counts.get("left_out", 0) <= page.counts.get("left_out", 0):
+                    self.counted[page.mirror] = page
             case "reopened":
                 self.cut_over.pop(page.mirror, None)
             case _:

@@ -27,6 +27,7 @@ from dynlog.errors import MalformedRecord, OffsetTruncated, SourceUnavailable
 from dynlog.log import Log
 from dynlog.migrations.mirror.book import Book, Page, Pages
 from dynlog.migrations.mirror.counts import Counts, Standing
+from dynlog.migrations.mirror.left_out import LeftOut, Refused
 from dynlog.migrations.mirror.outbound import Outgoing, Subjects, to_message
 from dynlog.migrations.mirror.path import (
     Path,
@@ -75,6 +76,7 @@ class OutwardMirror:
     def __init__(
         self, server: NatsServer, access: NatsAccess, log: Log, book: Book, topic: Topic, subjects: Subjects,
         begin: Literal["earliest", "end"] = "earliest", standing: Standing | None = None,
+        left_out: LeftOut | None = None,
     ) -> None:  # fmt: skip
         self._server, self._access, self._log, self._book, self._topic = server, access, log, book, topic
         self._subjects, self._begin = subjects, begin
@@ -90,6 +92,7 @@ class OutwardMirror:
         self._former: set[str] = set()
         self._committed_at, self._written_at = 0.0, 0.0
         self.standing = standing or Standing("out", topic.name, " ".join(subjects.given))
+        self._left_out = left_out or LeftOut(self.standing)
 
     @property
     def counts(self) -> Counts:
@@ -98,6 +101,7 @@ class OutwardMirror:
 
     async def open(self, pages: Pages) -> None:
         """Takes the position over from whoever had it, and looks what is in the streams already."""
+        self._left_out.open(pages, self.id)
         self._streams = await streams_of(self._server, self._subjects.given)
         self._places = {info.name: stream_place(info) for info in self._streams}
         known = await self._log.committed(self.group, self._topic.name)
@@ -141,17 +145,23 @@ class OutwardMirror:
                 self.standing.behind = reader.lag
                 self.standing.seconds_behind = _age(batch) if reader.lag and batch is not None else 0.0
                 await self._commit(batch)
+                self._left_out.tell()
                 told(self.standing)
 
     async def _publish(self, publisher: Publisher, batch: Batch) -> None:
         sent: list[tuple[StoredRecord, asyncio.Future[Ack]]] = []
+        refused: list[Refused] = []
         there = self._there.get(batch.partition, set())
         for stored in batch:
             if stored.offset in there:
                 there.discard(stored.offset)
                 self.counts.already += 1
                 continue
-            message = await self._message(stored, publisher.max_payload)
+            try:
+                message = await self._message(stored, publisher.max_payload)
+            except MalformedRecord as error:
+                refused.append((stored, error))
+                continue
             if message is not None:
                 sent.append((stored, await publisher.send(message)))
         await publisher.flush()
@@ -159,32 +169,30 @@ class OutwardMirror:
             try:
                 ack = future.result()
             except MessageRefused as error:
-                await self._leave_out(stored, error)
+                refused.append((stored, error))
                 continue
             self.counts.copied += not ack.duplicate
             self.counts.already += ack.duplicate
             if place := self._places.get(ack.stream):
                 self._sequences[place] = max(self._sequences.get(place, 0), ack.sequence)
+        if refused:
+            await self._left_out.add(self._book, self._page("left-out"), refused)
 
     async def _message(self, stored: StoredRecord, max_payload: int) -> Outgoing | None:
-        """The message, or None for a record that is not to be sent."""
+        """The message, or None for a record that came from there; raises MalformedRecord for one that cannot go."""
         path = path_of_headers(stored.record.headers)
-        try:
-            await self._know(path)
-            if has_been(path, self._places.values()):
-                self.counts.returned += 1
-                return None
-            subject = self._subjects.of(stored.record)
-            if has_been(path, (subject_place(subject),)):
-                self.counts.returned += 1
-                return None
-            message = to_message(stored, self._here, self._topic.incarnation, subject)
-            if message.size > max_payload:
-                raise MalformedRecord(f"a message of {message.size} bytes is over the server's limit of {max_payload}")
-            return message
-        except MalformedRecord as error:
-            await self._leave_out(stored, error)
+        await self._know(path)
+        if has_been(path, self._places.values()):
+            self.counts.returned += 1
             return None
+        subject = self._subjects.of(stored.record)
+        if has_been(path, (subject_place(subject),)):
+            self.counts.returned += 1
+            return None
+        message = to_message(stored, self._here, self._topic.incarnation, subject)
+        if message.size > max_payload:
+            raise MalformedRecord(f"a message of {message.size} bytes is over the server's limit of {max_payload}")
+        return message
 
     async def _know(self, path: Path) -> None:
         """Looks again at the streams if a record comes from another life of one of them.
@@ -198,12 +206,6 @@ class OutwardMirror:
                 now = {info.name: stream_place(info) for info in await streams_of(self._server, self._subjects.given)}
                 if now != self._places:
                     raise SourceUnavailable(f"other streams keep {' '.join(self._subjects.given)} now than before")
-
-    async def _leave_out(self, stored: StoredRecord, error: Exception) -> None:
-        self.counts.left_out += 1
-        where = f"{stored.partition}/{stored.offset}"
-        logger.warning("topic %s, record %s is left out: %s", self._topic.name, where, error)
-        await self._book.say(self._page("left-out", where, str(error)))
 
     async def _miss(self, partition: int, first: int, earliest: int) -> None:
         self.counts.missed += earliest - first

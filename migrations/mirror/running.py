@@ -21,6 +21,7 @@ from dynlog.migrations.mirror.counts import Standing
 from dynlog.migrations.mirror.cutover import check_not_cut_over, reopen
 from dynlog.migrations.mirror.inward import StreamMirror, mirror_in
 from dynlog.migrations.mirror.keeping import PASSING, PATIENCE_S, Told, keep_mirroring
+from dynlog.migrations.mirror.left_out import LeftOut
 from dynlog.migrations.mirror.outbound import Subjects, check_subject
 from dynlog.migrations.mirror.outward import OutwardMirror
 
@@ -131,11 +132,12 @@ async def mirror_out(
     book = await open_book(log)
     await book.shorten()
     standing = Standing("out", topic, " ".join(subjects))
+    left_out = LeftOut(standing)
     source = await log.topic(topic)
     opened: list[OutwardMirror] = []
 
     async def session(heard: Told) -> None:
-        mirror = OutwardMirror(server, access, log, book, source, allowed, begin, standing)
+        mirror = OutwardMirror(server, access, log, book, source, allowed, begin, standing, left_out)
         await mirror.open((await book.read())[0])
         opened[:] = [mirror]
         await mirror.run(heard, once=once)
@@ -143,6 +145,7 @@ async def mirror_out(
     try:
         await keep_mirroring(session, standing, told, patience_s=patience_s)
     finally:
+        left_out.tell(now=True)
         await _last_word(*(mirror.write_progress() for mirror in opened))
 
 

@@ -9,6 +9,7 @@ import signal
 import pytest
 
 from dynlog.log import Log
+from dynlog.migrations.mirror.book import Page, open_book
 from tests.cli.process import Dynlog, dynlog
 from tests.mirror.sides import OldSide, append, bodies
 
@@ -42,6 +43,25 @@ async def test_what_could_not_be_mirrored_makes_it_partial(old: OldSide, log: Lo
     assert outcome.status == 3
     assert "no key that could say" in outcome.err
     assert "dynlog log read dynlog.mirror" in outcome.err
+    said = json.loads((await dynlog("mirror", "nats", "status", "--log", log_url, "--json")).out)
+    assert [(mirror["left_out_count"], [one["what"] for one in mirror["left_out"]]) for mirror in said] == [
+        (1, ["0/0"])
+    ]
+    shown = (await dynlog("mirror", "nats", "status", "--log", log_url)).lines
+    assert shown[-1].startswith(f"out topic:t -> {old.name}.*: 0/0: the record has no key")
+
+
+async def test_the_status_names_some_of_what_was_left_out_and_counts_the_rest(log: Log, log_url: str) -> None:
+    book = await open_book(log)
+    page = Page(kind="progress", mirror="out t@1 a.*", direction="out", topic="t")
+    await book.say(page)
+    for offset in range(25):
+        await book.say(page.model_copy(update={"kind": "left-out", "what": f"0/{offset}", "why": "no subject"}))
+    await book.say(page.model_copy(update={"kind": "counted", "counts": {"left_out": 1_000_000}}))
+    _, row, *named = (await dynlog("mirror", "nats", "status", "--log", log_url)).lines
+    assert "1000025" in row
+    assert named[:-1] == [f"out t -> a.*: 0/{offset}: no subject" for offset in range(20)]
+    assert named[-1] == "out t -> a.*: and 1,000,005 more; --json names all that the book does"
 
 
 async def test_a_cut_over_ends_the_mirror_that_runs(old: OldSide, log: Log, log_url: str) -> None:
