@@ -7,7 +7,7 @@ is repeated as well; what cannot get better by repeating is raised at once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from dynlog.errors import DeadlineExceeded, DynlogError, LogFull, LogUnavailable, OutcomeUnknown
@@ -26,16 +26,20 @@ class DeliveryPolicy:
     backoff: Backoff = field(default_factory=Backoff)
 
 
-async def deliver(log: Log, topic: str, partition: int, records: Sequence[Record], policy: DeliveryPolicy) -> Appended:
-    """Appends, repeating until it is known how it ended or the policy's time is over.
+async def deliver(
+    log: Log, topic: str, partition: int, records: Sequence[Record], policy: DeliveryPolicy, *,
+    timeout: float | None = None,
+) -> Appended:  # fmt: skip
+    """Appends, repeating until it is known how it ended or the policy's time, or the ``timeout`` given, is over.
 
     Raises OutcomeUnknown if it was given up after a try that may have stored it; LogUnavailable if surely no try did;
     any other error of `Log.append` at once, as OutcomeUnknown if an earlier try may have stored it.
     """
-    deadline = Deadline(policy.timeout_s)
+    deadline = Deadline(policy.timeout_s if timeout is None else timeout)
     ambiguous: DynlogError | None = None
     last: DynlogError
-    for pause in policy.backoff:
+    pauses: Iterator[float] | None = None
+    while True:
         try:
             return await log.append(
                 topic, partition, records, timeout=max(min(policy.attempt_timeout_s, deadline.remaining), 0.001)
@@ -50,12 +54,13 @@ async def deliver(log: Log, topic: str, partition: int, records: Sequence[Record
             if ambiguous is None:
                 raise
             raise _unknown(topic, partition, len(records), error) from error
+        pauses = pauses or iter(policy.backoff)
+        pause = next(pauses)
         if deadline.remaining <= pause:
             if ambiguous is not None:
                 raise _unknown(topic, partition, len(records), ambiguous) from last
             raise last
         await asyncio.sleep(pause)
-    raise AssertionError("a backoff never ends")
 
 
 def _unknown(topic: str, partition: int, count: int, cause: Exception) -> OutcomeUnknown:

@@ -35,6 +35,11 @@ class Epoch:
         """An append was given up: no other one begins under this epoch."""
         self._stale = True
 
+    @property
+    def stale(self) -> bool:
+        """Whether it has to rise before anything is sent."""
+        return self._stale
+
     async def enter(self) -> None:
         """Before an append; waits while the epoch has to rise, for as long as the policy lets a delivery take.
 

@@ -37,6 +37,7 @@ class FaultyLog:
         self.ghosts: list[tuple[str, int, Sequence[Record]]] = []
         self.gate = asyncio.Event()
         self.gate.set()
+        self._late: set[asyncio.Future[Appended]] = set()
         self.reads = 0
         self.reads_latest = log.capabilities.reads_latest
 
@@ -57,7 +58,24 @@ class FaultyLog:
         return cast(Log, self)
 
     async def append(self, topic: str, partition: int, records: Sequence[Record], **options: Any) -> Appended:
+        if self.gate.is_set():
+            return await self._append(topic, partition, records, **options)
+        # It is in the log's hands: whoever gives up does not call it back.
+        late = asyncio.ensure_future(self._behind_the_gate(topic, partition, records, **options))
+        self._late.add(late)
+        late.add_done_callback(self._over)
+        return await asyncio.shield(late)
+
+    def _over(self, late: asyncio.Future[Appended]) -> None:
+        self._late.discard(late)
+        if not late.cancelled():
+            late.exception()
+
+    async def _behind_the_gate(self, *append: Any, **options: Any) -> Appended:
         await self.gate.wait()
+        return await self._append(*append, **options)
+
+    async def _append(self, topic: str, partition: int, records: Sequence[Record], **options: Any) -> Appended:
         self._refuse()
         self.appends.append(len(records))
         fault = self.faults.popleft() if self.faults else None

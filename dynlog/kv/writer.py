@@ -1,8 +1,9 @@
 """How facts get into a bucket's log: in one lane, each once, and whoever said one learns what came of it.
 
-What is said while an append is under way goes into the next one (group commit, no linger).  Nothing overtakes an append
-whose outcome is unknown; it is retried under its marks behind whoever was cancelled, and if it is given up the epoch
-rises, so that a copy of it that is still on its way is refused.
+What is said while an append is under way goes into the next one (group commit, no linger); who says something alone
+appends it in its own task.  Nothing overtakes an append whose outcome is unknown: the lane retries it under its marks
+behind whoever was cancelled, and if it is given up the epoch rises, so that a copy of it that is still on its way is
+refused.
 """
 
 from __future__ import annotations
@@ -65,6 +66,10 @@ class Writer:
         self._registered = False
         self._closed = False
         self._lane: asyncio.Task[None] | None = None
+        self._leader: _Said | None = None
+        """What whoever says it appends without the lane."""
+        self._alone = True
+        """Whether nobody else said anything while the last fact was appended."""
         self.turn = asyncio.Lock()
         """Held around each append; whoever else appends to the bucket from this process takes it."""
 
@@ -93,7 +98,13 @@ class Writer:
                     await self._budget.take(size)
             except TimeoutError:
                 raise self._too_late(timeout, None) from None
-        said = self._enqueue(record, size)
+        said = self._said(record, size)
+        if self._may_lead:
+            await self._lead(said, timeout)
+            if said.future.done():
+                return said.future.result()
+        else:
+            self._enqueue(said)
         self._limits.begin(said.future, until, lambda: self._too_late(timeout, said))
         try:
             return await said.future
@@ -113,24 +124,29 @@ class Writer:
                 while (said := self._barrier) is None or said.sent or said.future.done():
                     await self._budget.take(size)
                     if self._barrier is said:  # nobody else said one while there was no room
-                        self._barrier = self._enqueue(record, size)
+                        self._barrier = said = self._said(record, size)
+                        self._enqueue(said)
                     else:
                         self._budget.give(size)
                 return await asyncio.shield(said.future)
         except TimeoutError:
             raise DeadlineExceeded(f"bucket {self._follower.bucket!r}: no answer in {timeout:g} s") from None
 
-    def _enqueue(self, record: Record, size: int) -> _Said:
+    def _said(self, record: Record, size: int) -> _Said:
         try:
             self._check()
         except DynlogError:
             self._budget.give(size)
             raise
-        said = _Said(record, size)
+        return _Said(record, size)
+
+    def _enqueue(self, said: _Said) -> None:
         self._queue.append(said)
-        if self._lane is None:
-            self._lane = asyncio.create_task(self._run(), name=f"dynlog-kv-{self._follower.bucket}-writer")
-        return said
+        if self._lane is None and self._leader is None:
+            self._start_lane()
+
+    def _start_lane(self) -> None:
+        self._lane = asyncio.create_task(self._run(), name=f"dynlog-kv-{self._follower.bucket}-writer")
 
     def _check(self) -> None:
         self._follower.check()  # it may know more of why
@@ -157,6 +173,8 @@ class Writer:
     async def close(self, timeout: float) -> None:
         """Takes nothing more, and waits for what is under way."""
         self._closed = True
+        if self._leader is not None:
+            await asyncio.wait([self._leader.future], timeout=timeout)
         lane = self._lane
         if lane is not None:
             await asyncio.wait([lane], timeout=timeout)
@@ -165,10 +183,45 @@ class Writer:
         self._budget.close()
         self._limits.close()
 
+    # Alone
+
+    @property
+    def _may_lead(self) -> bool:
+        return (
+            self._alone and self._registered and self._lane is None and self._leader is None
+            and not self.turn.locked() and not self._epoch.stale
+        )  # fmt: skip
+
+    async def _lead(self, said: _Said, timeout: float) -> None:
+        """Appends one fact in the task of whoever says it, which saves waking another one and being woken by it.
+
+        If the time is over, or that task is cancelled, the append is given up.
+        """
+        self._leader = said
+        await self.turn.acquire()  # neither this nor the next waits: nobody has the turn, and no append is unknown
+        await self._epoch.enter()
+        try:
+            self._mark(said)
+            async with asyncio.timeout(timeout):
+                await self._append([said], timeout)
+        except BaseException as error:
+            self._epoch.give_up()
+            self._fail([said], self._too_late(timeout, said))
+            if not isinstance(error, TimeoutError):
+                raise
+        finally:
+            self._epoch.leave()
+            self.turn.release()
+            self._leader = None
+            if self._queue:
+                self._alone = False
+                self._start_lane()
+
     # The lane
 
     async def _run(self) -> None:
         batch: list[_Said] = []
+        count = 0
         try:
             while self._queue:
                 async with self.turn:
@@ -178,6 +231,7 @@ class Writer:
                     await self._epoch.enter()
                     try:
                         batch = self._next_batch()
+                        count = len(batch)
                         if batch:
                             await self._append(batch)
                     finally:
@@ -196,30 +250,37 @@ class Writer:
         finally:
             self._queue.clear()
             self._lane = None
+            self._alone = count == 1
 
     def _next_batch(self) -> list[_Said]:
         batch: list[_Said] = []
-        size, waiting = 0, self._follower.waiting
+        size = 0
         while self._queue and len(batch) < MAX_FACTS and size + self._queue[0].size <= self._max_batch:
             said = self._queue.popleft()
             if said.future.done():  # cancelled in the same instant
                 self._budget.give(said.size)
                 continue
-            said.mark = Mark(self._follower.producer_id, self._epoch.number, self._sequence)
-            said.record = Record(said.record.parts, said.record.key, mark=said.mark)
-            said.sent = True
-            self._sequence += 1
-            waiting[said.mark.epoch, said.mark.sequence] = said.future
+            self._mark(said)
             batch.append(said)
             size += said.size
         return batch
 
-    async def _append(self, batch: list[_Said]) -> None:
+    def _mark(self, said: _Said) -> None:
+        """It is about to be sent."""
+        said.mark = Mark(self._follower.producer_id, self._epoch.number, self._sequence)
+        said.record = Record(said.record.parts, said.record.key, mark=said.mark)
+        said.sent = True
+        self._sequence += 1
+        self._follower.waiting[said.mark.epoch, said.mark.sequence] = said.future
+
+    async def _append(self, batch: list[_Said], timeout: float | None = None) -> None:
         records = [said.record for said in batch]
         self._follower.appending()
         try:
-            done = await deliver(self._log, self._topic, 0, records, self._policy)
+            done = await deliver(self._log, self._topic, 0, records, self._policy, timeout=timeout)
         except DynlogError as error:
+            if isinstance(error, Closed) and self._closed:
+                error = OutcomeUnknown("the bucket was closed meanwhile", topic=self._topic)
             if isinstance(error, OutcomeUnknown):
                 self._epoch.give_up()
             self._fail(batch, self._named(error))
