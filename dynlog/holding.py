@@ -28,16 +28,19 @@ class Changes:
     def __init__(self) -> None:
         self.count = 0
         self._event = asyncio.Event()
+        self._awaited = False
 
     def notify(self) -> None:
         """Something has changed."""
         self.count += 1
-        event, self._event = self._event, asyncio.Event()
-        event.set()
+        if self._awaited:
+            event, self._event, self._awaited = self._event, asyncio.Event(), False
+            event.set()
 
     async def beyond(self, count: int) -> None:
         """Waits until ``self.count`` is above ``count``."""
         while self.count <= count:
+            self._awaited = True
             await self._event.wait()
 
 

@@ -186,12 +186,12 @@ class KvFold:
         if isinstance(fact, Picture):
             return self._picture(fact, offset)
         self._staged.clear()  # the pictures of one range are neighbours, or what they show may be over
+        if type(fact) is Put:  # nearly all are
+            return self._put(*fact, offset, time_ms)
         return self._decide(fact, offset, time_ms)
 
     def _decide(self, fact: object, offset: int, time_ms: int) -> Outcome:
         match fact:
-            case Put(key, value, lease, ttl_ms):
-                return self._put(key, value, lease, ttl_ms, offset, time_ms)
             case Create(key, value, lease, ttl_ms):
                 if (row := self._table.row(key)) is not None:
                     return Outcome(Verdict.EXISTS, offset, row[REVISION])

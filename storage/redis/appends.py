@@ -190,12 +190,12 @@ class Appends:
 
 def _all_marked(runs: Sequence[MarkRun], records: Sequence[Record]) -> bool:
     """Whether the append may be sent twice: every record of it is known again."""
-    return sum(run.length for run in runs) == len(records)
+    return sum([run.length for run in runs]) == len(records)
 
 
 def _packed(runs: Sequence[MarkRun]) -> bytes:
     return b"".join(
-        MARKS.pack(run.start, run.length, *divmod(run.epoch, HALF), *divmod(run.sequence, HALF)) for run in runs
+        [MARKS.pack(run.start, run.length, *divmod(run.epoch, HALF), *divmod(run.sequence, HALF)) for run in runs]
     )
 
 

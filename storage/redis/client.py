@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from redis.exceptions import NoScriptError, ResponseError
@@ -28,7 +29,7 @@ from dynlog.storage.redis.lane import Lane
 from dynlog.storage.redis.link import Facts, Link, ask, connect, server_name
 from dynlog.storage.redis.options import Settings
 from dynlog.storage.redis.script import Script, for_version
-from dynlog.storage.redis.wire import Broken, Call, Command
+from dynlog.storage.redis.wire import Broken, Call, Command, Head
 from dynlog.timing import SYSTEM_CLOCK, Backoff, Clock, Deadline
 
 FORMAT = 1
@@ -225,5 +226,11 @@ class Client:
 
 def command_of(script: Script, job: Job, *, digest: bool) -> Command:
     """The command that runs a script, by its digest or with its text."""
-    how = ("EVALSHA", script.sha) if digest else ("EVAL", script.text)
-    return (*how, len(job.keys), *job.keys, *job.arguments)
+    if digest:
+        return (_head(script.sha, tuple(job.keys)), *job.arguments)
+    return ("EVAL", script.text, len(job.keys), *job.keys, *job.arguments)
+
+
+@lru_cache(maxsize=4096)
+def _head(sha: str, keys: tuple[str, ...]) -> Head:
+    return Head.of(("EVALSHA", sha, len(keys), *keys))
