@@ -113,15 +113,17 @@ class Compactor:
         self, start: int, place: Place, most: int, deadline: Deadline
     ) -> tuple[Place | None, int, int]:
         follower = self._follower
-        found = next_pictures(follower.fold, start, place, most, follower.marks())
+        found, expect = next_pictures(follower.fold, start, place, most, follower.marks()), follower.offset
         for picture in found:
             record = to_record(picture)
             follower.appending()
             appended = await self._log.append(
-                self._topic, 0, [record], expect=follower.offset, timeout=min(APPEND_S, deadline.remaining)
+                self._topic, 0, [record], expect=expect, timeout=min(APPEND_S, deadline.remaining)
             )
             follower.take_own(appended, [record])
-            await follower.reached(appended.offsets[0] + 1, deadline)
+            # The pictures of one range are neighbours, though more than that may be folded by now.
+            expect = appended.offsets[0] + 1
+            await follower.reached(expect, deadline)
         return behind(found[-1]), len(found), sum(len(picture.body) for picture in found)
 
     async def truncate(self, before: int, timeout: float) -> Truncation:

@@ -216,8 +216,8 @@ async def test_an_apply_that_is_interrupted_says_that_it_goes_on(
     await put(await bucket(writer, "weights"), "a", bytes(20_000))
     log = f"sqlite://{tmp_path}/log.db"
     ends = Ends(nats_server.url, log, f"file://{tmp_path}/objects", "nats", rate=1)
-    applying = asyncio.create_task(migrate_run.apply(ends, as_json=False))
     async with asyncio.timeout(30), library.open_log(log) as opened:
+        applying = asyncio.create_task(migrate_run.apply(ends, as_json=False))
         while not (await Journal.read(opened, "nats")).items:
             assert not applying.done()
     applying.cancel()
