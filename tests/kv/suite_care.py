@@ -16,7 +16,7 @@ from dynlog.kv.settings import value_limit
 from dynlog.log import Log
 from dynlog.objects import ObjectStore
 from dynlog.open import open_objects
-from dynlog.timing import ManualClock
+from dynlog.timing import Deadline, ManualClock
 from dynlog.topics import Holder, HolderKind
 from tests.conformance.backend import eventually
 from tests.kv.backend import NAME, KvBackend, contents, elsewhere, known, said, take, until_ready
@@ -80,6 +80,28 @@ class CareSuite(KvBackend):
                 await each.follower.hold()
             latest = max(first.start, second.start)
             assert (await old.compactor.truncate(latest, 30)).earliest == latest
+            async with elsewhere(log_url) as fresh:
+                assert await known(fresh) == await known(old)
+
+    async def test_what_is_written_between_two_pictures_of_one_range_has_them_written_anew(
+        self, old: Bucket, log_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await lived_in(old)
+        async with elsewhere(log_url) as other:
+            reached, wrote = old.follower.reached, 0
+
+            async def meanwhile(offset: int, deadline: Deadline) -> None:
+                nonlocal wrote
+                await reached(offset, deadline)
+                if wrote < 3:
+                    wrote += 1
+                    await reached(await other.put("between", b"%d" % wrote) + 1, deadline)
+
+            monkeypatch.setattr(old.follower, "reached", meanwhile)
+            start = (await old.compact()).start
+            for each in (old, other):
+                await each.follower.hold()
+            assert (await old.compactor.truncate(start, 30)).earliest == start
             async with elsewhere(log_url) as fresh:
                 assert await known(fresh) == await known(old)
 
