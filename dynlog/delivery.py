@@ -30,12 +30,12 @@ async def deliver(
     log: Log, topic: str, partition: int, records: Sequence[Record], policy: DeliveryPolicy, *,
     timeout: float | None = None,
 ) -> Appended:  # fmt: skip
-    """Appends, repeating until it is known how it ended or the policy's time, or the ``timeout`` given, is over.
+    """Appends, repeating until it is known how it ended or the policy's time, or a shorter ``timeout``, is over.
 
     Raises OutcomeUnknown if it was given up after a try that may have stored it; LogUnavailable if surely no try did;
     any other error of `Log.append` at once, as OutcomeUnknown if an earlier try may have stored it.
     """
-    deadline = Deadline(policy.timeout_s if timeout is None else timeout)
+    deadline = Deadline(policy.timeout_s if timeout is None else min(timeout, policy.timeout_s))
     ambiguous: DynlogError | None = None
     last: DynlogError
     pauses: Iterator[float] | None = None
