@@ -150,11 +150,11 @@ PLAIN_PUT: bytes = msgpack.packb([VERSION, _KINDS[Put], "", 0])
 
 def to_record(fact: Fact) -> Record:
     """The record that says it; raises MalformedRecord for a fact over a bound."""
-    if type(fact) is Put and not fact.lease and not fact.ttl_ms:  # nearly all are
+    check_fact(fact)
+    if type(fact) is Put and fact.lease == "" and fact.ttl_ms == 0:  # nearly all are
         return Record((PLAIN_PUT, fact.value), encode_key(fact.key))
     kind = _KINDS[type(fact)]
     _, _, keyed, valued = _SHAPES[kind]
-    check_fact(fact)
     fields: tuple[Any, ...] = fact
     key = encode_key(fields[0]) if keyed else None
     if not valued:
