@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterable
-from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -179,8 +178,9 @@ class Replies:
         self._caller.cancel(self._awaited)
         if self._sender is not None:
             self._sender.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._sender
+            await asyncio.wait([self._sender])  # awaiting it would take a cancellation of whoever leaves for its own
+            if not self._sender.cancelled():
+                self._sender.result()
 
     async def _send(self, messages: Any) -> None:
         """The rest of the request, as fast as the log takes it."""

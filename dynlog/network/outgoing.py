@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterable
-from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -128,8 +127,9 @@ class OutgoingStream:
             self.link.wake()
         if self._sender is not None:
             self._sender.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._sender
+            await asyncio.wait([self._sender])  # awaiting it would take a cancellation of whoever leaves for its own
+            if not self._sender.cancelled():
+                self._sender.result()
 
     async def _send(self, messages: object) -> None:
         """The rest of the request, as the handler takes it."""
