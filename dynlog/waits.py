@@ -1,7 +1,10 @@
-"""Every wait of a store has a deadline, and closing the store ends all of them with Closed.
+"""Every wait of a store has a deadline, and closing it ends all of them with Closed; no wait swallows a cancellation.
 
 `Waits.limit` is around each single wait (never around a ``yield`` to the caller); `Waits.operation` is around a whole
 call, its clean-up included, so that `close` returns only when nobody is at work any more.
+
+`end_task` and `ended` are for whoever ends a task.  Awaiting it under ``suppress(CancelledError)`` would be shorter,
+but takes a cancellation of the one who waits for the task's own, and loses it.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any
 
 from dynlog.blocking import GRACE_S
 from dynlog.errors import Closed, DeadlineExceeded
@@ -71,5 +75,41 @@ class Waits:
             if not limit.expired():
                 limit.reschedule(now)
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), GRACE_S)
+            async with asyncio.timeout(GRACE_S):  # `asyncio.wait_for` can lose a cancellation before Python 3.12
+                await self._idle.wait()
         return True
+
+
+async def end_task(task: asyncio.Future[Any]) -> None:
+    """Cancels the task and returns once it has ended; a cancellation of the caller is raised then, and never lost.
+
+    Raises what the task failed with, unless the caller was cancelled: then that failure is the cancellation's cause.
+    What is to be done after it in any case belongs into a ``finally``.
+    """
+    task.cancel()
+    cancelled = await _until_done(task)
+    failure = None if task.cancelled() else task.exception()
+    if cancelled is not None:
+        raise cancelled from failure
+    if failure is not None:
+        raise failure
+
+
+async def ended(task: asyncio.Future[Any]) -> None:
+    """As `end_task`, for what is about to end by itself and whose failure is nobody's business."""
+    cancelled = await _until_done(task)
+    if not task.cancelled():
+        task.exception()  # seen, so that nobody complains of it
+    if cancelled is not None:
+        raise cancelled
+
+
+async def _until_done(task: asyncio.Future[Any]) -> asyncio.CancelledError | None:
+    """Waits for it, whoever cancels the caller; returns that cancellation."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    return cancelled

@@ -261,4 +261,5 @@ def _opening_error(
 
 async def _hung_up(client: Exchange, timeout: float = 5.0) -> None:
     with suppress(nats.errors.Error, OSError, TimeoutError):
-        await asyncio.wait_for(client.close(), timeout)
+        async with asyncio.timeout(timeout):
+            await client.close()

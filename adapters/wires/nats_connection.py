@@ -238,7 +238,8 @@ async def open_connection(url: Url, timeout: float) -> Connection:
 
 async def _hung_up(client: Any) -> None:
     with suppress(nats.errors.Error, OSError, TimeoutError):
-        await asyncio.wait_for(client.close(), 5)
+        async with asyncio.timeout(5):
+            await client.close()
 
 
 async def unsubscribed(subscription: Any) -> None:

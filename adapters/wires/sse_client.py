@@ -11,7 +11,6 @@ from base64 import b64decode
 from binascii import Error as Base64Error
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 
 import httpx
 
@@ -19,6 +18,7 @@ from dynlog.adapters.wires.packets import PacketChannel, read_packet
 from dynlog.adapters.wires.sse_server import HEARTBEAT_S, MAX_PACKET_BYTES, MAX_POST_BYTES, RESUME_S
 from dynlog.call_errors import ProtocolError, WireUnavailable
 from dynlog.timing import Backoff, Deadline
+from dynlog.waits import end_task
 from dynlog.wire import Channel, Receiver
 
 MAX_LINE_BYTES = 2 * MAX_PACKET_BYTES
@@ -64,10 +64,15 @@ class DialledChannel:
         try:
             await self._write()
         finally:
-            reading.cancel()
-            with suppress(asyncio.CancelledError):
-                await reading
+            try:
+                await end_task(reading)
+            finally:
+                await self._give_back()
+
+    async def _give_back(self) -> None:
+        try:
             await self._client.aclose()
+        finally:
             self._everybody.pop(self, None)
             if not self.finished.done():
                 self.finished.set_result(None)

@@ -29,6 +29,7 @@ from dynlog.kv.rows import Entry, Op
 from dynlog.kv.watch import Changed, Present, Ready, Resync
 from dynlog.log import DEFAULT_TIMEOUT_S
 from dynlog.timing import Deadline
+from dynlog.waits import end_task
 
 ATTEMPTS = 100
 """A name that changes more often than this between a look and a write is fought over, not registered."""
@@ -90,13 +91,13 @@ class Registration:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         assert self._watching is not None
-        self._watching.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._watching
-        if self.reason is None:
-            # Whoever took the name meanwhile keeps it, and without a log the lease ends by itself.
-            with suppress(DynlogError):
-                await self._bucket.delete(self._key, self.revision, timeout=self._timeout)
+        try:
+            await end_task(self._watching)
+        finally:
+            if self.reason is None:
+                # Whoever took the name meanwhile keeps it, and without a log the lease ends by itself.
+                with suppress(DynlogError):
+                    await self._bucket.delete(self._key, self.revision, timeout=self._timeout)
 
     async def _take(self) -> None:
         """Writes the entity in the place of any earlier life, foreign entity or thing that is none."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import chain
 
@@ -23,6 +23,7 @@ from dynlog.network.hierarchy import Hierarchy, Member
 from dynlog.network.registry import Changed as OnChange
 from dynlog.network.registry_place import BucketPlace
 from dynlog.network.registry_records import PREFIX, read_member
+from dynlog.waits import end_task
 
 TTL_S = 10.0
 
@@ -184,6 +185,4 @@ async def open_registry(
             await registry.ready(timeout)
             yield registry
         finally:
-            running.cancel()
-            with suppress(asyncio.CancelledError):
-                await running
+            await end_task(running)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterable, Callable, Iterator, Sequence
-from contextlib import suppress
 from typing import Protocol
 
 from dynlog.call_errors import HandshakeRefused, NetworkError, NotSent, WireUnavailable
@@ -27,6 +26,7 @@ from dynlog.network.session_handshake import Identity
 from dynlog.network.session_settings import Settings
 from dynlog.record import Buffer
 from dynlog.timing import Backoff, Deadline
+from dynlog.waits import end_task
 from dynlog.wire import Channel, Wire, scheme_of
 
 CONNECT_S = 5.0
@@ -258,10 +258,10 @@ class Dialler:
     async def close(self) -> None:
         """Ends the session and whatever makes channels for it."""
         self._closed = True
-        if self._keeper is not None:
-            self._keeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._keeper
-        for link in [*self._leaving, *([self.link] if self.link is not None else [])]:
-            link.close("it stops")
-        self._attached.set()
+        try:
+            if self._keeper is not None:
+                await end_task(self._keeper)
+        finally:
+            for link in [*self._leaving, *([self.link] if self.link is not None else [])]:
+                link.close("it stops")
+            self._attached.set()

@@ -22,6 +22,7 @@ from dynlog.network.incoming import wake
 from dynlog.network.log_records import DATA, END, ERROR
 from dynlog.network.outgoing import error_of, too_late
 from dynlog.record import Buffer
+from dynlog.waits import end_task
 
 if TYPE_CHECKING:
     from dynlog.network.log_caller import LogCaller
@@ -177,10 +178,7 @@ class Replies:
         assert self._awaited is not None
         self._caller.cancel(self._awaited)
         if self._sender is not None:
-            self._sender.cancel()
-            await asyncio.wait([self._sender])  # awaiting it would take a cancellation of whoever leaves for its own
-            if not self._sender.cancelled():
-                self._sender.result()
+            await end_task(self._sender)
 
     async def _send(self, messages: Any) -> None:
         """The rest of the request, as fast as the log takes it."""

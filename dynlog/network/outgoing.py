@@ -25,6 +25,7 @@ from dynlog.network.calls import Call
 from dynlog.network.frames import Code
 from dynlog.network.incoming import wake
 from dynlog.record import Buffer
+from dynlog.waits import end_task
 
 if TYPE_CHECKING:
     from dynlog.network.link import Link
@@ -126,10 +127,7 @@ class OutgoingStream:
             self.link.session.cancel(self._stream, "whoever called wants no more")
             self.link.wake()
         if self._sender is not None:
-            self._sender.cancel()
-            await asyncio.wait([self._sender])  # awaiting it would take a cancellation of whoever leaves for its own
-            if not self._sender.cancelled():
-                self._sender.result()
+            await end_task(self._sender)
 
     async def _send(self, messages: object) -> None:
         """The rest of the request, as the handler takes it."""

@@ -28,6 +28,7 @@ from dynlog.kv.rows import Entry
 from dynlog.network.hierarchy import Hierarchy, Member
 from dynlog.network.registry_records import StoredMember, key_of, read_member, write_member
 from dynlog.timing import Deadline
+from dynlog.waits import end_task
 
 ATTEMPTS = 100
 """An entity that is written more often than this between a look and a write is fought over."""
@@ -96,18 +97,12 @@ class BucketPlace:
 
     async def leave(self) -> None:
         self._registry.left(self)
-        if self._watching is not None:
-            self._watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._watching
-        if self._lease is None:
-            return
-        if self.revision >= 0:
-            # Whoever took the place meanwhile keeps it; without a log the lease ends by itself.
-            with suppress(DynlogError):
-                await self._bucket.delete(key_of(self.member.entity), self.revision, timeout=self._timeout)
-        with suppress(DynlogError):
-            await self._leases.revoke(self._lease, timeout=self._timeout)
+        try:
+            if self._watching is not None:
+                await end_task(self._watching)
+        finally:
+            if self._lease is not None:
+                await self._give_back(self._lease)
 
     # What the registry sees.
 
@@ -134,6 +129,14 @@ class BucketPlace:
             self.over.set()
 
     # Within.
+
+    async def _give_back(self, lease: HeldLease) -> None:
+        if self.revision >= 0:
+            # Whoever took the place meanwhile keeps it; without a log the lease ends by itself.
+            with suppress(DynlogError):
+                await self._bucket.delete(key_of(self.member.entity), self.revision, timeout=self._timeout)
+        with suppress(DynlogError):
+            await self._leases.revoke(lease, timeout=self._timeout)
 
     async def _until_lost(self, lease: HeldLease) -> None:
         await lease.lost.wait()

@@ -23,7 +23,7 @@ from dynlog.storage.s3.failures import Refused, Unreached, translated
 from dynlog.storage.s3.location import Location
 from dynlog.storage.s3.names import Names
 from dynlog.timing import Backoff, Clock, Deadline
-from dynlog.waits import Waits
+from dynlog.waits import Waits, ended
 
 THREADS = 8
 COMPUTING_THREADS = 2
@@ -192,17 +192,3 @@ class Window(Generic[T]):
             task.cancel()
         if self._running:
             await ended(asyncio.gather(*self._running, return_exceptions=True))
-
-
-async def ended(task: asyncio.Future[Any]) -> None:
-    """Waits until the task, which is about to end, has, and takes note of its failure; a cancellation has to wait."""
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if not task.cancelled():
-        task.exception()
-    if cancelled is not None:
-        raise cancelled

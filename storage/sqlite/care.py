@@ -16,6 +16,7 @@ from dynlog.storage.sqlite.shrink import LOOSE_PAGES, free_pages, make_room, shr
 from dynlog.storage.sqlite.writer import Writer
 from dynlog.timing import Clock
 from dynlog.topics import Truncation
+from dynlog.waits import end_task
 
 EVERY_S = 2.0
 PURGE_EVERY_S = 600.0
@@ -45,9 +46,7 @@ class Care:
 
     async def close(self) -> None:
         """Ends the task between two steps."""
-        self._task.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._task
+        await end_task(self._task)
 
     async def _run(self) -> None:
         while True:

@@ -14,11 +14,9 @@ import pytest
 
 from dynlog.errors import ConfigurationError, ObjectCorrupt, ObjectExists, ObjectNotFound, ObjectStoreUnavailable
 from dynlog.open import open_objects
-from dynlog.storage.s3.work import ended
 from dynlog.testing.minio import MinioServer
 from dynlog.testing.process import free_port
 from dynlog.testing.programs import find_program
-from tests.conformance.backend import after_turns
 from tests.conformance.object_backend import PATIENCE_S, keys
 from tests.s3.conftest import BUCKET
 
@@ -344,17 +342,3 @@ async def test_the_store_writes_no_secret_into_logs(caplog: pytest.LogCaptureFix
         await opened(minio.url(BUCKET))
     assert minio.endpoint.rpartition(":")[2] in caplog.text
     assert minio.password not in caplog.text
-
-
-async def test_a_cancellation_that_comes_while_a_request_ends_has_to_wait_and_is_not_lost() -> None:
-    may_end = asyncio.Event()
-    request = asyncio.create_task(may_end.wait())
-    waiting = asyncio.create_task(ended(request))
-    await after_turns(3)
-    waiting.cancel()
-    await after_turns(3)
-    assert not waiting.done()
-    may_end.set()
-    with pytest.raises(asyncio.CancelledError):
-        await waiting
-    assert request.done()

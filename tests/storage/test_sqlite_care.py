@@ -19,6 +19,7 @@ from dynlog.record import Record
 from dynlog.storage.sqlite import backup, care, holders, reads, retention, rows, waiters
 from dynlog.storage.sqlite.failures import translated
 from dynlog.topics import Holder, HolderKind, Retention
+from tests.cancelling import cancelled_as_it_ends
 
 MIB = 1 << 20
 
@@ -196,3 +197,9 @@ def test_what_passes_by_itself_is_never_called_damage(name: str, tmp_path: Path)
     error = sqlite3.OperationalError("it happens")
     error.sqlite_errorcode = getattr(sqlite3, name)
     assert type(translated(error, tmp_path)) is LogUnavailable
+
+
+async def test_a_cancellation_as_the_housekeeping_ends_is_not_lost(tmp_path: Path) -> None:
+    async with open_log(f"sqlite://{tmp_path}/events.db") as log:
+        housekeeping = log._care  # type: ignore[attr-defined]
+        await cancelled_as_it_ends(housekeeping.close(), housekeeping._task)
