@@ -18,6 +18,7 @@ from dynlog.dedupe import DedupeTable
 from dynlog.errors import Closed
 from dynlog.log import DEFAULT_READ_BYTES, Log, Where
 from dynlog.timing import Deadline
+from dynlog.waits import ended
 
 READ_WAIT_S = 20.0
 """How long one read waits at the end before it is asked again; only bounds how long a lost wake-up could go unseen."""
@@ -106,17 +107,8 @@ class Reader:
         reads, self._reads = list(self._reads.values()), {}
         for task in reads:
             task.cancel()
-        cancelled: asyncio.CancelledError | None = None
-        while pending := [task for task in reads if not task.done()]:
-            try:
-                await asyncio.wait(pending)
-            except asyncio.CancelledError as error:  # a read that is cancelled ends at once, so there is no hurry
-                cancelled = error
-        for task in reads:
-            if not task.cancelled():
-                task.exception()  # seen, so that nobody complains of it
-        if cancelled is not None:
-            raise cancelled
+        # A read that is cancelled ends at once, so a cancellation can wait for it.
+        await ended(asyncio.gather(*reads, return_exceptions=True))
 
     async def __aenter__(self) -> Self:
         return self

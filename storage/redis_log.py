@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 from dynlog.batch import Batch, Position
@@ -44,6 +44,7 @@ from dynlog.topics import (
     Truncation,
 )
 from dynlog.url import Url, copy_command
+from dynlog.waits import ended
 
 OPEN_TIMEOUT_S = 30.0
 GRACE_S = 3.0
@@ -124,15 +125,19 @@ class RedisLog(Log):
         if self._closed:
             return
         self._closed = True
-        with suppress(TimeoutError):
-            async with asyncio.timeout(GRACE_S if self._client.appends.trouble is None else 0):
-                await self._idle.wait()
+        async with AsyncExitStack() as rest:  # from the last to the first, whatever becomes of the others
+            rest.push_async_callback(self._client.close)
+            rest.push_async_callback(self._bell.close)
+            rest.push_async_callback(self._stop_retaining)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GRACE_S if self._client.appends.trouble is None else 0):
+                    await self._idle.wait()
+
+    async def _stop_retaining(self) -> None:
         retaining, self._retaining = self._retaining, None
         if retaining is not None:
             retaining.cancel()
-            await asyncio.wait([retaining])
-        await self._bell.close()
-        await self._client.close()
+            await ended(retaining)
 
     def _check(self) -> None:
         if self._closed:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -131,13 +131,15 @@ class SqliteLog(Log):
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
-        await self._care.close()
-        await self._waiters.close()
-        await self._readers.close()
-        # Last, since only a connection that may write moves the write-ahead log into the database as it closes.
-        await self._writer.close()
-        self._bell.close()
-        note_closed(self._file)
+        async with AsyncExitStack() as rest:  # from the last to the first, whatever becomes of the others
+            rest.callback(note_closed, self._file)
+            rest.callback(self._bell.close)
+            # After these, since only a connection that may write moves the write-ahead log into the database as it
+            # closes.
+            rest.push_async_callback(self._writer.close)
+            rest.push_async_callback(self._readers.close)
+            rest.push_async_callback(self._waiters.close)
+            await self._care.close()
 
     def _check_open(self) -> None:
         if self._closing is not None or self._process != os.getpid():

@@ -14,6 +14,7 @@ from functools import partial
 
 from dynlog.errors import ConfigurationError
 from dynlog.url import Url, read_options
+from dynlog.waits import ended
 
 BACKLOG = 1024
 HANDSHAKE_S = 10.0
@@ -91,6 +92,8 @@ class TlsListener:
         tasks = [*self._accepting, *self._handshakes]
         for task in tasks:
             task.cancel()
-        await asyncio.wait(tasks)
-        for one in self._bound:
-            one.close()
+        try:
+            await ended(asyncio.gather(*tasks, return_exceptions=True))
+        finally:
+            for one in self._bound:
+                one.close()

@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 
 from dynlog.errors import Closed, LogUnavailable
 from dynlog.storage.redis.link import Link
+from dynlog.waits import ended
 
 PING_EVERY_S = 3.0
 """A connection that is silent for this long is asked, and given up if it says nothing for as long again."""
@@ -103,13 +104,15 @@ class Bell:
         """Wakes every wait and leaves no connection behind."""
         self._closed = True
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
-        self._lose()
-        link, self._link = self._link, None
-        if link is not None:
-            await link.drop()
+        try:
+            if task is not None:
+                task.cancel()
+                await ended(task)
+        finally:
+            self._lose()
+            link, self._link = self._link, None
+            if link is not None:
+                await link.drop()
 
     async def _linked(self) -> Link:
         if self._closed:

@@ -220,8 +220,12 @@ class Client:
 
     async def close(self) -> None:
         """Lets what is under way finish, within a grace."""
-        await asyncio.gather(self.appends.close(), self.others.close())
-        self._limits.close()
+        try:
+            await asyncio.gather(self.appends.close(), self.others.close())
+        finally:
+            for lane in (self.appends, self.others):
+                await lane.close(0)  # one that was cancelled may not even have begun
+            self._limits.close()
 
 
 def command_of(script: Script, job: Job, *, digest: bool) -> Command:

@@ -19,6 +19,7 @@ from dynlog.errors import Closed, ConfigurationError, DynlogError, LogUnavailabl
 from dynlog.storage.redis.link import Link
 from dynlog.storage.redis.wire import LATE_S, Broken, Call, Command, Wire, fail
 from dynlog.timing import Backoff
+from dynlog.waits import ended
 
 GRACE_S = 1.0
 """How long `Lane.close` waits for what is under way."""
@@ -82,21 +83,28 @@ class Lane:
     async def close(self, grace: float = GRACE_S) -> None:
         """Waits for what is under way, at most a grace; whatever is left is told Closed."""
         self._closed = True
-        with suppress(TimeoutError):
-            async with asyncio.timeout(grace if self._wire is not None else 0):
-                while self._working or (self._wire is not None and self._wire.under_way):
-                    self._moved.clear()
-                    await self._moved.wait()
-        for task in (self._pump, self._probe):
-            if task is not None:
-                task.cancel()
-                await asyncio.wait([task])
-        closed = Closed("the log was closed")
-        fail(self._queue, closed)
-        self._queue.clear()
-        for wire in (self._wire, self._spare):
-            if wire is not None:
-                wire.end(closed)
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(grace if self._wire is not None else 0):
+                    while self._working or (self._wire is not None and self._wire.under_way):
+                        self._moved.clear()
+                        await self._moved.wait()
+        finally:
+            await self._end()
+
+    async def _end(self) -> None:
+        tasks = [task for task in (self._pump, self._probe) if task is not None]
+        for task in tasks:
+            task.cancel()
+        try:
+            await ended(asyncio.gather(*tasks, return_exceptions=True))
+        finally:
+            closed = Closed("the log was closed")
+            fail(self._queue, closed)
+            self._queue.clear()
+            for wire in (self._wire, self._spare):
+                if wire is not None:
+                    wire.end(closed)
 
     def _taken(self, link: Link) -> Wire:
         return Wire(link, self._moved, self._suspect, self._lost)

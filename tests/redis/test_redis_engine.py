@@ -312,3 +312,27 @@ async def test_a_backup_is_refused_with_the_command_that_copies_the_log(log: Log
     with pytest.raises(ConfigurationError, match="BGSAVE") as refused:
         await log.backup(tmp_path / "copy.db")
     assert f"'dynlog log copy {log.url} sqlite://{tmp_path}/copy.db'" in str(refused.value)
+
+
+@pytest.mark.parametrize("turns", range(1, 8))
+async def test_a_close_that_is_cancelled_leaves_no_task_and_no_connection(
+    redis_url: str, plain: Any, turns: int
+) -> None:
+    before, known = asyncio.all_tasks(), {client["id"] for client in await plain.client_list()}
+    opening = open_log(redis_url)
+    log = await opening.__aenter__()
+    await fill(log, 1)
+    reading = asyncio.create_task(log.read(await log.position(TOPIC, 0, "end"), wait=30))
+    await after_turns(5)
+    closing = asyncio.create_task(log.close())
+    await after_turns(turns)
+    accepted = closing.cancel()
+    await asyncio.wait([closing])
+    assert closing.cancelled() is accepted
+    await asyncio.gather(reading, return_exceptions=True)
+    assert asyncio.all_tasks() == before
+
+    async def gone() -> bool:
+        return {client["id"] for client in await plain.client_list()} <= known
+
+    await eventually(gone, "the connections to go")

@@ -203,3 +203,20 @@ async def test_a_cancellation_as_the_housekeeping_ends_is_not_lost(tmp_path: Pat
     async with open_log(f"sqlite://{tmp_path}/events.db") as log:
         housekeeping = log._care  # type: ignore[attr-defined]
         await cancelled_as_it_ends(housekeeping.close(), housekeeping._task)
+
+
+def left_open(folder: Path) -> list[str]:
+    """The files that are there only while somebody has the database open."""
+    return [path.name for path in folder.iterdir() if path.name.endswith(("-wal", "-shm"))]
+
+
+async def test_a_close_that_is_cancelled_as_the_housekeeping_ends_still_closes_the_database(tmp_path: Path) -> None:
+    opening = open_log(f"sqlite://{tmp_path}/events.db")
+    log = await opening.__aenter__()
+    await log.create_topic("t")
+    await fill(log, 1)
+    closing = asyncio.create_task(log.close())
+    log._care._task.add_done_callback(lambda _: log._closing.cancel())  # type: ignore[attr-defined]
+    await asyncio.wait([closing])
+    assert closing.cancelled()
+    assert not left_open(tmp_path)
