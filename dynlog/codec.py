@@ -30,11 +30,12 @@ import google_crc32c
 import msgpack
 
 from dynlog.errors import BatchTooLarge, MalformedRecord, UnsupportedLogVersion
-from dynlog.record import NO_HEADERS, Control, Mark, Record
+from dynlog.record import NO_HEADERS, Buffer, Control, Mark, Record
 
 VERSION = 1
 MAGIC = b"DL"
 FRAME = struct.Struct("<2sBBII")
+_SEALED = struct.Struct("<BBI")  # what of the header is under the checksum
 
 MAX_BATCH_BYTES = 1 << 20
 """Default bound of an encoded append (Kafka's own default for a message set)."""
@@ -75,6 +76,8 @@ class Columns(NamedTuple):
 def mark_runs(marks: Sequence[Mark | None]) -> list[MarkRun]:
     """Run-length form of the marks of neighbouring records; records without a mark are in no run."""
     runs: list[MarkRun] = []
+    if len(marks) == 1 and (only := marks[0]) is not None:
+        return [MarkRun(0, 1, *only)]
     # The run that is growing is kept in plain names: a tuple made anew for each record cost more than all the rest.
     producer_id, epoch = "", 0
     length = first = start = 0
@@ -136,12 +139,14 @@ def encode_with_runs(records: Sequence[Record], *, max_bytes: int = MAX_BATCH_BY
 
 def check_record(record: Record) -> None:
     """Raises MalformedRecord for a record over a bound or with a field of the wrong type."""
-    key, mark = record.key, record.mark
+    key, mark, parts = record.key, record.mark, record.parts
     if key is not None and (not isinstance(key, bytes) or len(key) > MAX_KEY_BYTES):
         raise MalformedRecord(f"a key is bytes, at most {MAX_KEY_BYTES}, or None")
-    if not isinstance(record.parts, tuple) or len(record.parts) > MAX_PARTS:
+    if not isinstance(parts, tuple) or len(parts) > MAX_PARTS:
         raise MalformedRecord(f"a body is a tuple of at most {MAX_PARTS} buffers")
-    for part in record.parts:
+    for part in parts:
+        if type(part) is bytes:  # nearly all are
+            continue
         if not isinstance(part, bytes | memoryview | bytearray):
             raise MalformedRecord(f"a part of a body is a buffer, not {type(part).__name__}")
         if isinstance(part, memoryview) and not part.c_contiguous:
@@ -154,8 +159,9 @@ def check_record(record: Record) -> None:
                 raise MalformedRecord(f"header {name!r}: names are str of at most {MAX_NAME_BYTES}, values are bytes")
     if record.control is not None and not isinstance(record.control, Control):
         raise MalformedRecord(f"control {record.control!r} is not one of {', '.join(c.name for c in Control)}")
-    if not isinstance(record.timestamp_ms, int) or not I64_MIN <= record.timestamp_ms <= I64_MAX:
-        raise MalformedRecord(f"timestamp {record.timestamp_ms} is not a 64-bit number of milliseconds")
+    timestamp_ms = record.timestamp_ms
+    if not isinstance(timestamp_ms, int) or not I64_MIN <= timestamp_ms <= I64_MAX:
+        raise MalformedRecord(f"timestamp {timestamp_ms} is not a 64-bit number of milliseconds")
     if mark is not None and not (
         isinstance(mark.producer_id, str)
         and 0 < len(mark.producer_id) <= MAX_NAME_BYTES
@@ -167,13 +173,19 @@ def check_record(record: Record) -> None:
 
 def encoded_bound(record: Record) -> int:
     """At most this many bytes does the record add to a payload (msgpack's headers are 5 bytes at most)."""
-    size = 5 + (5 + len(record.key) if record.key is not None else 1) + 1 + 8 + 5
-    for part in record.parts:
-        size += 5 + (part.nbytes if isinstance(part, memoryview) else len(part))
+    size = body_bound(record.key, record.parts)
     for name, value in record.headers.items():
         size += 10 + 4 * len(name) + len(value)
     if record.mark is not None:
         size += 40 + 4 * len(record.mark.producer_id)
+    return size
+
+
+def body_bound(key: bytes | None, parts: Sequence[Buffer]) -> int:
+    """`encoded_bound` of a record that has a key and a body and nothing else."""
+    size = 20 if key is None else 24 + len(key)
+    for part in parts:
+        size += 5 + (part.nbytes if isinstance(part, memoryview) else len(part))
     return size
 
 
@@ -235,8 +247,7 @@ def record_at(columns: Columns, index: int, mark: Mark | None) -> Record:
 
 def seal(payload: bytes, context: bytes) -> bytes:
     """A frame: header, CRC-32C over context, header and payload, then the payload."""
-    head = struct.pack("<BBI", VERSION, 0, len(payload))
-    crc = google_crc32c.extend(google_crc32c.value(context + head), payload)
+    crc = google_crc32c.extend(google_crc32c.value(context + _SEALED.pack(VERSION, 0, len(payload))), payload)
     return FRAME.pack(MAGIC, VERSION, 0, len(payload), crc) + payload
 
 

@@ -84,7 +84,8 @@ def judge_append(
     kept: list[int] = []
     for run in runs:
         unmarked = run.start - len(offsets)
-        _keep(unmarked, base, offsets, kept)
+        if unmarked:
+            _keep(unmarked, base, offsets, kept)
         state = changed.get(run.producer_id) or _copy_of(states.get(run.producer_id), run.epoch, log_time_ms)
         newest = max(state.epoch, registered.get(run.producer_id, 0))
         if run.epoch < newest:
@@ -100,7 +101,8 @@ def judge_append(
             state.accept(run.epoch, run.sequence + repeats, run.length - repeats, base + len(kept), log_time_ms)
             _keep(run.length - repeats, base, offsets, kept)
             changed[run.producer_id] = state
-    _keep(count - len(offsets), base, offsets, kept)
+    if len(offsets) < count:
+        _keep(count - len(offsets), base, offsets, kept)
     if kept:  # what is nothing but repeats was stored where it was expected, or without such a condition
         check_expected(expect, base, topic, partition)
     return Judgement(kept, tuple(offsets), changed)

@@ -150,18 +150,24 @@ PLAIN_PUT: bytes = msgpack.packb([VERSION, _KINDS[Put], "", 0])
 
 def to_record(fact: Fact) -> Record:
     """The record that says it; raises MalformedRecord for a fact over a bound."""
+    key, parts = to_body(fact)
+    return Record(parts, key)
+
+
+def to_body(fact: Fact) -> tuple[bytes | None, tuple[bytes, ...]]:
+    """Key and parts of the record that says it; raises as `to_record`."""
     check_fact(fact)
     if type(fact) is Put and fact.lease == "" and fact.ttl_ms == 0:  # nearly all are
-        return Record((PLAIN_PUT, fact.value), encode_key(fact.key))
+        return encode_key(fact.key), (PLAIN_PUT, fact.value)
     kind = _KINDS[type(fact)]
     _, _, keyed, valued = _SHAPES[kind]
     fields: tuple[Any, ...] = fact
     key = encode_key(fields[0]) if keyed else None
     if not valued:
-        return Record(parts=(msgpack.packb([VERSION, kind, *fields[keyed:]]),), key=key)
+        return key, (msgpack.packb([VERSION, kind, *fields[keyed:]]),)
     if keyed:
-        return Record(parts=(msgpack.packb([VERSION, kind, *fields[2:]]), fields[1]), key=key)
-    return Record(parts=(msgpack.packb([VERSION, kind, *fields[:-1]]), fields[-1]))
+        return key, (msgpack.packb([VERSION, kind, *fields[2:]]), fields[1])
+    return None, (msgpack.packb([VERSION, kind, *fields[:-1]]), fields[-1])
 
 
 def from_parts(key: bytes | None, parts: Sequence[bytes]) -> Fact:

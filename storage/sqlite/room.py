@@ -30,6 +30,11 @@ class Room:
         self._page: int = db.execute("PRAGMA page_size").fetchone()[0]
         self._plenty_until = 0.0
 
+    @property
+    def plenty(self) -> bool:
+        """Whether the disk had plenty of room when it was last looked at."""
+        return self._plenty_until > 0.0
+
     def is_there(self, size: int) -> bool:
         """Whether ``size`` bytes can be appended so that a truncation is possible afterwards."""
         now = time.monotonic()
@@ -40,6 +45,8 @@ class Room:
         free = self._free()
         if free >= need + waiting + PLENTY_BYTES:
             self._plenty_until = now + PLENTY_S
+        else:
+            self._plenty_until = 0.0
         if free >= need + waiting:
             return True
         with suppress(sqlite3.Error):

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 from dynlog.errors import Closed, DeadlineExceeded, DynlogError, LogFull, LogUnavailable, OutcomeUnknown
 from dynlog.limits import Limits
+from dynlog.storage.sqlite.ahead import Ahead
 from dynlog.storage.sqlite.bell import Bell
 from dynlog.storage.sqlite.budget import Budget
 from dynlog.storage.sqlite.failures import BUSY, code_of, translated
@@ -77,6 +78,7 @@ class Writer:
         self._db = db
         self._tx = Transaction(db)
         self._room = Room(path, db)
+        self._ahead = Ahead(db, self._room)
         self._loop = asyncio.get_running_loop()
         self._on_commit = on_commit
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -298,7 +300,9 @@ class Writer:
         if now < self._no_restart_before:
             return
         with suppress(sqlite3.Error):
-            if self._room.wal_bytes() > WAL_KEPT_BYTES:
+            size = self._room.wal_bytes()
+            self._ahead.lay_out(size)
+            if size > WAL_KEPT_BYTES:
                 self._no_restart_before = now + RESTART_EVERY_S
                 self._db.execute("PRAGMA busy_timeout = 100")
                 try:

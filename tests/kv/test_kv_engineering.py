@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -205,6 +206,39 @@ async def test_a_write_that_was_given_up_is_unknown_and_its_late_copy_is_refused
         for topic, partition, records in behind.ghosts:
             await asyncio.gather(behind.log.append(topic, partition, records), return_exceptions=True)
         assert await contents(bucket) == await contents(other) == {"k": b"2"}
+
+
+async def test_a_put_that_is_alone_and_out_of_time_ends_in_time_and_leaves_its_task_as_it_was(
+    bucket: Bucket, log_url: str
+) -> None:
+    async with faulty(log_url) as (other, behind):
+        await other.put("warm", b"")
+        task = asyncio.current_task()
+        assert task is not None
+        behind.gate.clear()  # and the log keeps to no time that it is given
+        async with asyncio.timeout(5):
+            with pytest.raises(OutcomeUnknown):
+                await other.put("k", b"1", timeout=0.05)
+        assert not task.cancelling()
+        behind.gate.set()
+        assert await other.put("k", b"2") > 0
+
+
+async def test_whoever_is_cancelled_in_the_instant_in_which_his_put_is_out_of_time_is_cancelled(
+    bucket: Bucket, log_url: str
+) -> None:
+    async with faulty(log_url) as (other, behind):
+        await other.put("warm", b"")
+        behind.gate.clear()
+        loop = asyncio.get_running_loop()
+        putting = asyncio.create_task(other.put("k", b"1", timeout=0.05))
+        await after_turns(5)
+        loop.call_at(loop.time() + 0.05, putting.cancel)
+        time.sleep(0.1)  # both are due in the next round of the loop
+        with pytest.raises(asyncio.CancelledError):
+            await putting
+        behind.gate.set()
+        assert await other.put("k", b"2") > 0
 
 
 async def test_a_log_that_is_surely_not_reached_writes_nothing_and_says_so(bucket: Bucket, log_url: str) -> None:

@@ -19,7 +19,7 @@ from dynlog.errors import LogCorrupt, LogUnavailable, OutcomeUnknown
 from dynlog.log import Log
 from dynlog.open import open_log
 from dynlog.record import Record
-from dynlog.storage.sqlite import bell, schema, waiters, writer
+from dynlog.storage.sqlite import bell, room, schema, waiters, writer
 from dynlog.storage.sqlite.bell import Bell, Reading
 
 MIB = 1 << 20
@@ -33,7 +33,7 @@ def commits(path: Path) -> int:
 
 
 async def bodies(log: Log) -> list[bytes]:
-    batch = await log.read(await log.position("t", 0))
+    batch = await log.read(await log.position("t", 0), max_bytes=64 * MIB)
     return [bytes(body[0]) for body in batch.bodies]
 
 
@@ -235,6 +235,49 @@ async def test_readers_that_never_stop_do_not_let_the_write_ahead_log_grow_witho
             for _ in range(100):
                 await append(log, bytes(MIB // 2))
                 assert wal.stat().st_size < 32 * MIB
+
+
+async def test_who_writes_much_overwrites_a_log_that_was_laid_out_and_who_writes_little_lays_out_nothing(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "events.db"
+    wal = path.with_name(path.name + "-wal")
+    async with open_log(f"sqlite://{path}") as log:
+        await log.create_topic("t")
+        for number in range(8):
+            await append(log, b"%d" % number)
+        assert wal.stat().st_size < MIB
+        await append(log, bytes(MIB // 2))
+        await append(log, b"last")  # what is laid out after the first is there before the second
+        long = wal.stat().st_size
+        assert schema.CHECKPOINT_BYTES < long < schema.CHECKPOINT_BYTES + 4 * MIB
+        assert path.stat().st_size < 4 * MIB, "only the write-ahead log is"
+        for number in range(20):
+            await append(log, bytes(MIB // 4))
+        assert wal.stat().st_size == long
+        crashed = tmp_path / "crashed.db"
+        for end in ("", "-wal", "-bell"):
+            crashed.with_name(crashed.name + end).write_bytes(path.with_name(path.name + end).read_bytes())
+        stored = await bodies(log)
+    async with open_log(f"sqlite://{crashed}") as log:
+        assert await bodies(log) == stored
+        assert len(stored) == 30
+        assert [damage async for damage in log.verify()] == []  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("why", ["no fsync is waited for", "the disk has no plenty of room"])
+async def test_nothing_is_laid_out_where_it_would_gain_nothing_or_take_what_others_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    path = tmp_path / "events.db"
+    options = "?synchronous=normal" if "fsync" in why else ""
+    if not options:
+        monkeypatch.setattr(room, "PLENTY_BYTES", 1 << 60)
+    async with open_log(f"sqlite://{path}{options}") as log:
+        await log.create_topic("t")
+        await append(log, bytes(MIB // 2))
+        await append(log, b"last")
+        assert path.with_name(path.name + "-wal").stat().st_size < 4 * MIB
 
 
 async def test_a_log_that_is_opened_twice_in_one_process_keeps_its_locks_when_one_is_closed(tmp_path: Path) -> None:
