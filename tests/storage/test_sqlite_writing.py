@@ -262,7 +262,7 @@ async def test_who_writes_much_overwrites_a_log_that_was_laid_out_and_who_writes
     async with open_log(f"sqlite://{crashed}") as log:
         assert await bodies(log) == stored
         assert len(stored) == 30
-        assert [damage async for damage in log.verify()] == []  # type: ignore[attr-defined]
+        assert [damage async for damage in log.verify()] == []
 
 
 @pytest.mark.parametrize("why", ["no fsync is waited for", "the disk has no plenty of room"])
