@@ -21,10 +21,10 @@ from dynlog.adapters.wires.sse_server import SseApp
 from dynlog.call_errors import WireUnavailable
 from dynlog.errors import Closed, ConfigurationError, DeadlineExceeded
 from dynlog.url import Url, parse_url, read_options
+from dynlog.waits import until_started
 from dynlog.wire import Accept, Channel, Receiver
 
 KEEP_ALIVE_S = 75
-START_S = 10.0
 _UNUSED = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """For plain HTTP: httpx reads the system's certificates for every client that is not given a context, 20 ms each."""
 
@@ -130,12 +130,7 @@ class SseListener:
     async def start(self) -> None:
         """Returns once it answers."""
         self._task = asyncio.create_task(self._server.serve(sockets=[self._bound]), name=f"dynlog-sse {self.address}")
-        async with asyncio.timeout(START_S):
-            while not self._server.started:
-                if self._task.done():
-                    self._task.result()
-                    raise WireUnavailable(f"{self.address}: the HTTP server ended before it began")
-                await asyncio.sleep(0.005)
+        await until_started(self._server, self._task, f"the HTTP server at {self.address}", WireUnavailable)
 
     async def close(self) -> None:
         # The requests of channels that go on come by the same port: it stays taken until they are over.
@@ -159,7 +154,8 @@ class SseListener:
         task, self._task = self._task, None
         self._stop()
         try:
-            await task
+            if not task.cancelled():  # as it is if it did not start
+                await task
         finally:
             for connection in list(self._server.server_state.connections):
                 connection.transport.abort()

@@ -18,8 +18,9 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from dynlog.errors import ConfigurationError, DynlogError
+from dynlog.errors import ConfigurationError
 from dynlog.router.http_errors import problem_body
+from dynlog.waits import until_started
 
 REQUEST_S = 20.0
 STALL_S = 20.0
@@ -137,7 +138,10 @@ def url_of(listening: socket.socket) -> str:
 async def serving(
     app: Any, listening: socket.socket, *, protocol: type[GuardedProtocol] = GuardedProtocol
 ) -> AsyncIterator[None]:
-    """Answers requests at the socket, which it closes, until the end of the block; then ends as the module says."""
+    """Answers requests at the socket, which it closes, until the end of the block; then ends as the module says.
+
+    Raises what `until_started` raises.
+    """
     server = _Server(
         uvicorn.Config(
             app,
@@ -157,16 +161,13 @@ async def serving(
     )
     task = asyncio.create_task(server.serve(sockets=[listening]), name="dynlog-http")
     try:
-        while not server.started:
-            if task.done():
-                task.result()
-                raise DynlogError("the HTTP server ended before it began")
-            await asyncio.sleep(0.01)
+        await until_started(server, task, f"the router's HTTP server at {url_of(listening)}")
         yield
     finally:
         server.should_exit = True
         try:
-            await task
+            if not task.cancelled():  # as it is if it did not start
+                await task
         finally:
             for connection in list(server.server_state.connections):
                 connection.transport.abort()
