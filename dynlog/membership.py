@@ -61,6 +61,8 @@ class Membership:
         self.changes = Changes()
         self._log, self._topic, self._group, self._start, self._timing = log, topic, group, start, timing
         self._state = GroupFold()
+        self._folds = Changes()
+        """Of the position, which moves on by records that change nothing, too."""
         self._position = Position(topic.name, "", 0, 0)
         self._since_picture = 0
         self._rejoined = 0
@@ -174,6 +176,7 @@ class Membership:
         before = self._state.version
         self._state.apply(batch)
         self._position = batch.next_position
+        self._folds.notify()
         self._heard_itself()
         self._since_picture += len(batch)
         if self._state.version != before or self._since_picture > KEPT_RECORDS:
@@ -184,6 +187,7 @@ class Membership:
         with suppress(*PASSING):
             self._state, self._position = await load(self._log, self._position.topic)
             self._heard.clear()
+            self._folds.notify()
             self.changes.notify()
 
     async def _accuse(self) -> None:
@@ -234,11 +238,11 @@ class Membership:
 
     async def _folded(self, offset: int, deadline: Deadline) -> bool:
         """Waits until everything below ``offset`` is folded; False if the time was over first."""
-        while self._position.offset < offset:
-            if deadline.passed:
-                return False
-            await asyncio.sleep(0.01)
-        return True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(deadline.remaining):
+                while self._position.offset < offset:
+                    await self._folds.beyond(self._folds.count)
+        return self._position.offset >= offset
 
     async def starts(self, partitions: frozenset[int]) -> Mapping[int, int]:
         positions = (await self._log.committed(self._group, self._topic.name)).positions

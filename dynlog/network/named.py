@@ -21,9 +21,10 @@ from dynlog.network.events_place import group_of, positions_of
 from dynlog.network.registry import Registry
 from dynlog.network.subscribing import EventHandler
 from dynlog.received import Delivery
-from dynlog.timing import Deadline
+from dynlog.timing import Backoff, Deadline
 
 BEGIN_S = 30.0
+_LOOKS = Backoff(first=0.01, most=0.25)
 
 
 class NamedSubscription:
@@ -120,10 +121,12 @@ class NamedSubscription:
     async def _has_begun(self, name: str) -> None:
         """Waits until the group knows where it begins: "the end" is settled by whichever member leads it."""
         partitions, deadline = (await self._log.topic(name)).partitions, Deadline(BEGIN_S)
-        while len((await self._log.committed(self._group, name)).positions) < partitions:
+        for pause in _LOOKS:
+            if len((await self._log.committed(self._group, name)).positions) >= partitions:
+                return
             if deadline.passed:
                 raise DeadlineExceeded(f"group {self._group} on {name} did not begin in {BEGIN_S:g} s: who leads it?")
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(min(pause, deadline.remaining))
 
     async def _handle(self, delivery: Delivery) -> None:
         try:

@@ -150,6 +150,10 @@ async def mirror_out(
 
 
 async def _cut_over(book: Book, mirror: str, after: Position) -> Page:
+    """The page that cuts the mirror over, whenever it comes.
+
+    It has no deadline of its own: the end of the mirror bounds it (`_first`), which gives up when its patience is over.
+    """
     while True:
         with suppress(*PASSING):  # the mirror itself says that the log is away
             return await book.cut_over(mirror, after)

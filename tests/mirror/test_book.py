@@ -6,8 +6,11 @@ import asyncio
 
 import pytest
 
+from dynlog.batch import Position
+from dynlog.errors import LogUnavailable, SourceUnavailable
 from dynlog.log import Log
-from dynlog.migrations.mirror.book import COMPACT_FROM, TOPIC, Page, open_book
+from dynlog.migrations.mirror import running
+from dynlog.migrations.mirror.book import COMPACT_FROM, TOPIC, Book, Page, open_book
 from dynlog.record import Record
 
 
@@ -58,3 +61,22 @@ async def test_a_page_of_another_release_is_passed_over(log: Log, body: bytes) -
     await log.append(TOPIC, 0, [Record(parts=(body,), key=b"k")])
     kept = await book.say(page("progress", 3))
     assert (await book.read())[0].progress == {"in a b": kept}
+
+
+async def test_a_book_that_is_away_is_asked_for_a_cut_over_until_the_mirror_ends_and_no_longer(log: Log) -> None:
+    asked = asyncio.Event()
+
+    class Away(Book):
+        async def cut_over(self, mirror: str, after: Position) -> Page:
+            asked.set()
+            raise LogUnavailable("it is away", topic=TOPIC)
+
+    async def mirror() -> None:
+        await asked.wait()
+        raise SourceUnavailable("its patience is over")
+
+    book = Away(log, await log.create_topic(TOPIC))
+    ended = asyncio.create_task(running._cut_over(book, "in a b", Position(TOPIC, "", 0, 0)))
+    with pytest.raises(SourceUnavailable, match="its patience is over"):
+        await running._first(mirror(), ended)
+    assert ended.cancelled()
