@@ -55,12 +55,11 @@ async def apply(ends: Ends, *, as_json: bool) -> None:
 async def _apply(ends: Ends, *, as_json: bool) -> None:
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(_nats(ends))
-        if ends.only or ends.exclude or not (_is_there(ends.log) and _is_there(ends.objects)):
-            await _planned_from_outside(ends, server)  # so that a choice that means nothing leaves nothing behind
+        # Before the lease, which is the first thing that is made: a choice that means nothing leaves nothing behind.
+        planned = await _planned_from_outside(ends, server)
         log = await stack.enter_async_context(open_log(ends.log))
         objects = await stack.enter_async_context(open_objects(ends.objects))
         lease = await stack.enter_async_context(only_one(log, ends.name))
-        planned = await _planned(ends, server, log, objects)
         if not as_json and not planned.moving:
             say_plan(planned, as_json=False)
         async with Journal.write(log, ends.name) as journal:
@@ -143,10 +142,16 @@ def _count(things: Sequence[object], what: str) -> str:
 async def _planned_from_outside(ends: Ends, server: NatsServer) -> Plan:
     """The plan, without making anything: what is not there yet is taken for empty."""
     async with (
-        open_existing(ends.log) if _is_there(ends.log) else open_log("memory://") as log,
+        open_existing(ends.log) if _is_there(ends.log) else open_log(_as_empty(ends.log)) as log,
         open_objects(ends.objects if _is_there(ends.objects) else "memory://") as objects,
     ):
         return await _planned(ends, server, log, objects)
+
+
+def _as_empty(log_url: str) -> str:
+    """A log in memory that takes what that one will take."""
+    most = parse_url(log_url).options.get("max_batch_bytes", "")
+    return f"memory://?max_batch_bytes={most}" if most.isdecimal() and int(most) else "memory://"
 
 
 async def _planned(ends: Ends, server: NatsServer, log: Log, objects: ObjectStore) -> Plan:

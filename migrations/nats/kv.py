@@ -97,8 +97,8 @@ class KvMover:
             if why := await _not_ours(topic, run):
                 refused.append(Refusal(name=name, why=why))
                 continue
-            if readers := await readers_of(run.log, topic):
-                refused += [Refusal(name=name, why=why) for why in readers]
+            if readers := await readers_of(run.log, topic, name):
+                refused += readers
                 continue
             (state,) = await run.log.partitions(topic.name)
             async with open_kv(run.log, run.objects, compaction=None) as kv:

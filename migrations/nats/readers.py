@@ -20,6 +20,7 @@ from dynlog.migrations.mirror.choice import mirrored_places
 from dynlog.migrations.mirror.inward import mirror_in_place
 from dynlog.migrations.mirror.outward import group_of
 from dynlog.migrations.mirror.path import stream_name, topic_place
+from dynlog.migrations.nats.contract import Refusal
 from dynlog.topics import HolderKind, HolderState, Topic
 
 GROUP = "group"
@@ -37,8 +38,8 @@ def standing(group: str, positions: Mapping[int, int]) -> str:
     return " ".join([group, *(f"{partition}/{offset}" for partition, offset in sorted(positions.items()))])
 
 
-async def readers_of(log: Log, topic: Topic, own: Sequence[str] = ()) -> list[str]:
-    """A sentence for each reader: who it is, and what to do before the topic may go.
+async def readers_of(log: Log, topic: Topic, name: str, own: Sequence[str] = ()) -> tuple[Refusal, ...]:
+    """Why what the user knows by that name stays, for each reader: who it is, and what to do before it may go.
 
     ``own`` are the `standing`s that the migration gave to groups.  Members that have ended without a word are waited
     for, two seconds for each group.
@@ -48,7 +49,8 @@ async def readers_of(log: Log, topic: Topic, own: Sequence[str] = ()) -> list[st
     names = sorted({group for _, group in await list_groups(log, topic.name)} | outwards.keys())
     groups = [await _group(log, topic, group, own, outwards.get(group)) for group in names]
     followers = [_follower(topic, state) for state in await log.holders(topic.name) if _follows(state)]
-    return [*_mirrors_in(topic, pages), *filter(None, groups), *followers]
+    whys = [*_mirrors_in(topic, pages), *filter(None, groups), *followers]
+    return tuple(Refusal(name=name, why=why) for why in whys)
 
 
 async def _pages(log: Log) -> Pages:

@@ -227,8 +227,8 @@ async def remove_topic(item: Item, run: Run, names: list[str]) -> Outcome:
             continue
         if topic.labels.get(MADE_BY) != run.migration:
             refused.append(Refusal(name=name, why="this migration did not make it: it stays as it is"))
-        elif readers := await readers_of(run.log, topic, run.journal.made(item.id, GROUP)):
-            refused += [Refusal(name=name, why=why) for why in readers]
+        elif readers := await readers_of(run.log, topic, name, run.journal.made(item.id, GROUP)):
+            refused += readers
         elif others := await others_records(run.log, topic):
             refused.append(
                 Refusal(

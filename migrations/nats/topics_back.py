@@ -24,8 +24,8 @@ async def remove_topic(item: Item, run: Run, name: str, is_ours: Callable[[str],
         return Outcome(item=item.id)
     if topic.labels.get(MADE_BY) != run.migration:
         return Outcome(item=item.id)
-    if readers := await readers_of(run.log, topic):
-        return Outcome(item=item.id, refused=tuple(Refusal(name=name, why=why) for why in readers))
+    if readers := await readers_of(run.log, topic, name):
+        return Outcome(item=item.id, refused=readers)
     records = size = 0
     for state in await run.log.partitions(name):
         records, size = records + state.end - state.earliest, size + state.bytes

@@ -17,6 +17,7 @@ from dynlog.cli import migrate_run
 from dynlog.cli.migrate_options import Ends
 from dynlog.errors import ConfigurationError
 from dynlog.migrations.nats.journal import Journal
+from dynlog.migrations.nats.survey import look_around
 from dynlog.testing.kinds import RunningServer
 from dynlog.testing.nats import NatsServer
 from tests.cli.process import Outcome, dynlog, on_a_terminal
@@ -136,6 +137,38 @@ async def test_a_choice_that_means_nothing_is_refused_before_anything_is_made(
     ends = ("--log", f"sqlite://{tmp_path}/log.db", "--objects", f"file://{tmp_path}/objects")
     refused = await nats("apply", "--nats", nats_server.url, *ends, *choice)
     assert (refused.status, made_in(tmp_path)) == (2, []), refused.err
+
+
+@pytest.mark.parametrize("choice", [{}, {"only": ("weights",)}, {"exclude": ("nob*",)}], ids=["all", "only", "exclude"])
+async def test_the_source_is_looked_at_once_whatever_is_chosen_and_wherever_it_goes(
+    writer: Writer, nats_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, choice: dict[str, Any]
+) -> None:
+    await put(await bucket(writer, "weights"), "a", b"a")
+    looks, real = 0, look_around
+
+    async def counting(*arguments: Any, **options: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        return await real(*arguments, **options)
+
+    monkeypatch.setattr(migrate_run, "look_around", counting)
+    ends = Ends(nats_server.url, f"sqlite://{tmp_path}/log.db", f"file://{tmp_path}/objects", "nats", **choice)
+    for applied in (1, 2):  # into nothing, and into what is there
+        await migrate_run.apply(ends, as_json=True)
+        assert looks == applied
+
+
+async def test_a_plan_for_a_log_that_is_not_there_yet_knows_what_that_will_take(
+    writer: Writer, nats_server: Any, tmp_path: Path
+) -> None:
+    await writer.js.add_stream(name="orders", subjects=["orders"])
+    await writer.js.publish("orders", bytes(100_000))
+    ends = ("--nats", nats_server.url, "--objects", f"file://{tmp_path}/objects")
+    plan = await told("plan", *ends, "--log", f"sqlite://{tmp_path}/log.db?max_batch_bytes=65536")
+    assert not made_in(tmp_path)
+    assert [len(item["refused"]) for item in plan["items"]] == [1]
+    plan = await told("plan", *ends, "--log", f"sqlite://{tmp_path}/log.db")
+    assert [item["refused"] for item in plan["items"]] == [[]]
 
 
 @pytest.mark.dynlog_engines("redis")
