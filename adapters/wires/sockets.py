@@ -9,7 +9,8 @@ from dynlog.adapters.wires.stream import LINGER_S, StreamChannel
 from dynlog.call_errors import WireBroken, WireUnavailable
 from dynlog.errors import Closed, DeadlineExceeded
 
-Dial = Callable[[], Awaitable[tuple[asyncio.BaseTransport, StreamChannel]]]
+Dial = Callable[[Callable[[], StreamChannel]], Awaitable[tuple[asyncio.BaseTransport, StreamChannel]]]
+"""What asks the loop for a connection whose protocol is what the given function makes."""
 
 
 class OpenChannels:
@@ -35,14 +36,19 @@ class OpenChannels:
         if self._closed:
             raise Closed(f"the wire {self.scheme}:// was closed")
 
-    async def dial(self, address: str, dial: Dial, timeout: float) -> StreamChannel:
+    async def dial(self, address: str, make: Callable[[], StreamChannel], dial: Dial, timeout: float) -> StreamChannel:
         """A connected channel whose peer has said that it is a dynlog; see `Wire.connect`."""
         self.check()
-        channel: StreamChannel | None = None
+        made: list[StreamChannel] = []  # a dial that is cancelled may have connected it and returns nothing
+
+        def make_known() -> StreamChannel:
+            made.append(make())
+            return made[-1]
+
         greeted = False
         try:
             async with asyncio.timeout(timeout):
-                _, channel = await dial()
+                _, channel = await dial(make_known)
                 await channel.ready
                 self.check()
                 greeted = True
@@ -56,8 +62,9 @@ class OpenChannels:
                 f"{address} cannot be reached ({error.strerror or error}); is somebody listening there?"
             ) from None
         finally:
-            if channel is not None and not greeted:
-                channel.abort()
+            if not greeted:
+                for one in made:
+                    one.give_up()
 
     async def close(self) -> None:
         """Closes every channel and returns once all are over; those that do not end by themselves do after a while."""

@@ -130,6 +130,13 @@ class StreamChannel(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def give_up(self) -> None:
+        """Aborts a channel that nobody was given, and sees to it that it ends."""
+        self.abort()
+        if self._transport is not None:
+            # uvloop tells nobody of the end of a connection whose dial was cancelled once it had been made.
+            asyncio.get_running_loop().call_soon(self.connection_lost, None)
+
     def _linger(self) -> None:
         """A peer that never reads would keep what was handed over, and this channel, for ever."""
         assert self._transport is not None
@@ -242,6 +249,8 @@ class StreamChannel(asyncio.Protocol):
             self._receiver.writable()
 
     def connection_lost(self, error: Exception | None) -> None:
+        if self.over.done():
+            return
         if self._timer is not None:
             self._timer.cancel()
         self._owner.discard(self)
@@ -257,5 +266,4 @@ class StreamChannel(asyncio.Protocol):
             self.ready.exception()  # a listener's channel has nobody who asks
         if self._receiver is not None:
             self._receiver.channel_lost(self._error)
-        if not self.over.done():
-            self.over.set_result(None)
+        self.over.set_result(None)

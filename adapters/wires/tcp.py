@@ -56,10 +56,10 @@ class TcpWire:
         context = tls_context(url, serving=False)
         make = partial(_TcpChannel, "tcp", f"tcp://{url.host}:{url.port}", receiver, self._open, checked=True)
         dial = partial(
-            asyncio.get_running_loop().create_connection, make, host=url.host, port=url.port, ssl=context,
+            asyncio.get_running_loop().create_connection, host=url.host, port=url.port, ssl=context,
             server_hostname=url.host if context else None,
         )  # fmt: skip
-        return await self._open.dial(str(url), dial, timeout)
+        return await self._open.dial(str(url), make, dial, timeout)
 
     async def close(self) -> None:
         for listener in self._listeners:
@@ -75,6 +75,9 @@ class _TcpChannel(StreamChannel):
             opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if (name := transport.get_extra_info("peername")) and self.peer == "a dialler":
             self.peer = f"tcp://{name[0]}:{name[1]}"
+        if (limit := getattr(transport, "set_read_buffer_limits", None)) is not None:
+            # uvloop's TLS drops what a paused reader has not taken as soon as it reads that the peer has ended.
+            limit(high=1)
         super().connection_made(transport)
 
 

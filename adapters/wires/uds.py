@@ -59,8 +59,8 @@ class UdsWire:
     async def connect(self, address: str, receiver: Callable[[Channel], Receiver], *, timeout: float) -> StreamChannel:
         path = _path(address)
         make = partial(StreamChannel, "uds", address, receiver, self._open, checked=False)
-        dial = partial(asyncio.get_running_loop().create_unix_connection, make, path=str(path))
-        return await self._open.dial(address, dial, timeout)
+        dial = partial(asyncio.get_running_loop().create_unix_connection, path=str(path))
+        return await self._open.dial(address, make, dial, timeout)
 
     async def close(self) -> None:
         for listener in self._listeners:
