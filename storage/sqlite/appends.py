@@ -8,7 +8,7 @@ from typing import NamedTuple
 from dynlog.codec import MarkRun, encode_records, encode_with_runs, seal
 from dynlog.record import Record
 from dynlog.storage.ledger import check_expect, check_partition, judge_append
-from dynlog.storage.sqlite.rows import place
+from dynlog.storage.sqlite.rows import Part, place
 from dynlog.storage.sqlite.transaction import Transaction
 from dynlog.topics import Appended
 
@@ -69,14 +69,11 @@ def append(tx: Transaction, new: Prepared, now_ms: int) -> Appended:
     tx.set_part(
         topic,
         partition,
-        part._replace(
-            end=end,
-            log_time_ms=log_time_ms,
-            bytes=part.bytes + len(frame),
-            batches=part.batches + 1,
-            written=part.written + len(frame),
+        Part(
+            part.earliest, end, log_time_ms, part.bytes + len(frame), part.batches + 1, part.written + len(frame),
+            part.marks, part.holes, part.first,
         ),
-    )
+    )  # fmt: skip
     for producer, state in judged.states.items():
         tx.set_state(topic, partition, producer, state)
     tx.advanced[topic.id, partition] = end

@@ -57,7 +57,8 @@ class Transaction:
             key = rows.part_key(*place)
             documents.append((key, rows.sealed(key, self._parts[place])))
         self._dirty.clear()
-        self.head = self.head._replace(commit=self.head.commit + 1)
+        head = self.head
+        self.head = Head(head.commit + 1, *head[1:])
         self._head_frame = frame = rows.sealed("head", self.head)
         documents.append(("head", frame))
         self.db.executemany("REPLACE INTO docs VALUES (?, ?)", documents)

@@ -112,8 +112,8 @@ class Writer:
             self._budget.give_back(size)
             raise
         job = Job(work, size, self._loop.create_future())
-        self._jobs.put(job)
         self._limits.begin(job.future, until, lambda: self._late(timeout))
+        self._jobs.put(job)  # last: the thread wakes, and wants the interpreter that this one still holds
         try:
             outcome: T = await job.future
         finally:
