@@ -17,8 +17,8 @@ from dynlog.batch import Batch, Position
 from dynlog.dedupe import DedupeTable
 from dynlog.errors import Closed
 from dynlog.log import DEFAULT_READ_BYTES, Log, Where
+from dynlog.tasks import ended
 from dynlog.timing import Deadline
-from dynlog.waits import ended
 
 READ_WAIT_S = 20.0
 """How long one read waits at the end before it is asked again; only bounds how long a lost wake-up could go unseen."""

@@ -27,6 +27,7 @@ from dynlog.storage.redis.options import settings_of
 from dynlog.storage.redis.partitions import Partitions
 from dynlog.storage.redis.reading import Reads
 from dynlog.storage.redis.topics import Topics
+from dynlog.tasks import ended
 from dynlog.timing import Clock, Deadline
 from dynlog.topics import (
     Appended,
@@ -44,7 +45,6 @@ from dynlog.topics import (
     Truncation,
 )
 from dynlog.url import Url, copy_command
-from dynlog.waits import ended
 
 OPEN_TIMEOUT_S = 30.0
 GRACE_S = 3.0

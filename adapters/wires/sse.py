@@ -20,8 +20,8 @@ from dynlog.adapters.wires.sse_client import DialledChannel
 from dynlog.adapters.wires.sse_server import SseApp
 from dynlog.call_errors import WireUnavailable
 from dynlog.errors import Closed, ConfigurationError, DeadlineExceeded
+from dynlog.tasks import until_started
 from dynlog.url import Url, parse_url, read_options
-from dynlog.waits import until_started
 from dynlog.wire import Accept, Channel, Receiver
 
 KEEP_ALIVE_S = 75

@@ -17,8 +17,8 @@ import httpx
 from dynlog.adapters.wires.packets import PacketChannel, read_packet
 from dynlog.adapters.wires.sse_server import HEARTBEAT_S, MAX_PACKET_BYTES, MAX_POST_BYTES, RESUME_S
 from dynlog.call_errors import ProtocolError, WireUnavailable
+from dynlog.tasks import end_task
 from dynlog.timing import Backoff, Deadline
-from dynlog.waits import end_task
 from dynlog.wire import Channel, Receiver
 
 MAX_LINE_BYTES = 2 * MAX_PACKET_BYTES

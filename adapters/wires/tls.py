@@ -13,8 +13,8 @@ from contextlib import suppress
 from functools import partial
 
 from dynlog.errors import ConfigurationError
+from dynlog.tasks import ended
 from dynlog.url import Url, read_options
-from dynlog.waits import ended
 
 BACKLOG = 1024
 HANDSHAKE_S = 10.0

@@ -28,8 +28,8 @@ from dynlog.kv.bucket import Bucket
 from dynlog.kv.rows import Entry, Op
 from dynlog.kv.watch import Changed, Present, Ready, Resync
 from dynlog.log import DEFAULT_TIMEOUT_S
+from dynlog.tasks import end_task
 from dynlog.timing import Deadline
-from dynlog.waits import end_task
 
 ATTEMPTS = 100
 """A name that changes more often than this between a look and a write is fought over, not registered."""

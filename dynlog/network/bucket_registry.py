@@ -23,7 +23,7 @@ from dynlog.network.hierarchy import Hierarchy, Member
 from dynlog.network.registry import Changed as OnChange
 from dynlog.network.registry_place import BucketPlace
 from dynlog.network.registry_records import PREFIX, read_member
-from dynlog.waits import end_task
+from dynlog.tasks import end_task
 
 TTL_S = 10.0
 

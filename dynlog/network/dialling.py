@@ -25,8 +25,8 @@ from dynlog.network.session_events import Pushed
 from dynlog.network.session_handshake import Identity
 from dynlog.network.session_settings import Settings
 from dynlog.record import Buffer
+from dynlog.tasks import end_task
 from dynlog.timing import Backoff, Deadline
-from dynlog.waits import end_task
 from dynlog.wire import Channel, Wire, scheme_of
 
 CONNECT_S = 5.0

@@ -101,8 +101,10 @@ class Lane(Answers):
             ]
             stop = asyncio.create_task(self._stopping.wait())
             self.serving.set()
-            done, _ = await asyncio.wait([*tasks, stop], return_when=asyncio.FIRST_COMPLETED)
-            stop.cancel()
+            try:
+                done, _ = await asyncio.wait([*tasks, stop], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                stop.cancel()
             for task in done - {stop}:
                 task.result()
             await self._drain(tasks[1])

@@ -22,7 +22,7 @@ from dynlog.network.incoming import wake
 from dynlog.network.log_records import DATA, END, ERROR
 from dynlog.network.outgoing import error_of, too_late
 from dynlog.record import Buffer
-from dynlog.waits import end_task
+from dynlog.tasks import end_task
 
 if TYPE_CHECKING:
     from dynlog.network.log_caller import LogCaller

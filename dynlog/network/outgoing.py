@@ -25,7 +25,7 @@ from dynlog.network.calls import Call
 from dynlog.network.frames import Code
 from dynlog.network.incoming import wake
 from dynlog.record import Buffer
-from dynlog.waits import end_task
+from dynlog.tasks import end_task
 
 if TYPE_CHECKING:
     from dynlog.network.link import Link

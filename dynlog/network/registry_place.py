@@ -27,8 +27,8 @@ from dynlog.kv.leases import Leases
 from dynlog.kv.rows import Entry
 from dynlog.network.hierarchy import Hierarchy, Member
 from dynlog.network.registry_records import StoredMember, key_of, read_member, write_member
+from dynlog.tasks import end_task
 from dynlog.timing import Deadline
-from dynlog.waits import end_task
 
 ATTEMPTS = 100
 """An entity that is written more often than this between a look and a write is fought over."""

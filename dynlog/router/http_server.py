@@ -20,7 +20,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dynlog.errors import ConfigurationError
 from dynlog.router.http_errors import problem_body
-from dynlog.waits import until_started
+from dynlog.tasks import until_started
 
 REQUEST_S = 20.0
 STALL_S = 20.0

@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 
 from dynlog.errors import Closed, LogUnavailable
 from dynlog.storage.redis.link import Link
-from dynlog.waits import ended
+from dynlog.tasks import ended
 
 PING_EVERY_S = 3.0
 """A connection that is silent for this long is asked, and given up if it says nothing for as long again."""

@@ -18,8 +18,8 @@ from contextlib import suppress
 from dynlog.errors import Closed, ConfigurationError, DynlogError, LogUnavailable
 from dynlog.storage.redis.link import Link
 from dynlog.storage.redis.wire import LATE_S, Broken, Call, Command, Wire, fail
+from dynlog.tasks import ended
 from dynlog.timing import Backoff
-from dynlog.waits import ended
 
 GRACE_S = 1.0
 """How long `Lane.close` waits for what is under way."""

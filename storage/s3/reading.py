@@ -14,8 +14,8 @@ from dynlog.storage.s3.digest import Check
 from dynlog.storage.s3.failures import NO_ANSWER, Refused, Unreached
 from dynlog.storage.s3.looking import ATTEMPTS, Found, check_there, look, understand
 from dynlog.storage.s3.work import BACKOFF, PERSISTENCE_S, Work
+from dynlog.tasks import ended
 from dynlog.timing import Deadline
-from dynlog.waits import ended
 
 READ_TOGETHER = 8
 """Pieces that a thread hands over together: that costs some 0.1 ms of processor time."""

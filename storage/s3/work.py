@@ -22,8 +22,9 @@ from dynlog.storage.s3.connection import Aborted, Exchange
 from dynlog.storage.s3.failures import Refused, Unreached, translated
 from dynlog.storage.s3.location import Location
 from dynlog.storage.s3.names import Names
+from dynlog.tasks import ended
 from dynlog.timing import Backoff, Clock, Deadline
-from dynlog.waits import Waits, ended
+from dynlog.waits import Waits
 
 THREADS = 8
 COMPUTING_THREADS = 2

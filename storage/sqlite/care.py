@@ -14,9 +14,9 @@ from dynlog.storage.sqlite.options import Settings
 from dynlog.storage.sqlite.readers import Readers
 from dynlog.storage.sqlite.shrink import LOOSE_PAGES, free_pages, make_room, shrink_step
 from dynlog.storage.sqlite.writer import Writer
+from dynlog.tasks import end_task
 from dynlog.timing import Clock
 from dynlog.topics import Truncation
-from dynlog.waits import end_task
 
 EVERY_S = 2.0
 PURGE_EVERY_S = 600.0

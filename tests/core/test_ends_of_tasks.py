@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from dynlog.waits import Waits, end_task, ended
+from dynlog.tasks import end_task, ended
+from dynlog.waits import Waits
 from tests.cancelling import cancelled_as_it_ends
 from tests.conformance.backend import after_turns
 

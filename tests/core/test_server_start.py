@@ -8,11 +8,11 @@ import socket
 import pytest
 import uvicorn
 
-from dynlog import waits
+from dynlog import tasks
 from dynlog.call_errors import WireUnavailable
 from dynlog.errors import DeadlineExceeded, DynlogError
 from dynlog.router.http_server import listen, serving
-from dynlog.waits import until_started
+from dynlog.tasks import until_started
 from dynlog.wire import make_wire
 
 
@@ -31,7 +31,7 @@ class Server:
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waits, "START_S", 0.05)
+    monkeypatch.setattr(tasks, "START_S", 0.05)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ async def test_a_server_that_starts_is_waited_for() -> None:
     server.may_start.set()
     await waiting
     assert not task.done()
-    await waits.end_task(task)
+    await tasks.end_task(task)
 
 
 @pytest.mark.usefixtures("hasty")

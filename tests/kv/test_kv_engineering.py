@@ -234,7 +234,7 @@ async def test_whoever_is_cancelled_in_the_instant_in_which_his_put_is_out_of_ti
         putting = asyncio.create_task(other.put("k", b"1", timeout=0.05))
         await after_turns(5)
         loop.call_at(loop.time() + 0.05, putting.cancel)
-        time.sleep(0.1)  # both are due in the next round of the loop
+        time.sleep(0.1)  # noqa: ASYNC251 both are due in the next round of the loop
         with pytest.raises(asyncio.CancelledError):
             await putting
         behind.gate.set()

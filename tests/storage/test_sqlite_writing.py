@@ -252,7 +252,7 @@ async def test_who_writes_much_overwrites_a_log_that_was_laid_out_and_who_writes
         long = wal.stat().st_size
         assert schema.CHECKPOINT_BYTES < long < schema.CHECKPOINT_BYTES + 4 * MIB
         assert path.stat().st_size < 4 * MIB, "only the write-ahead log is"
-        for number in range(20):
+        for _ in range(20):
             await append(log, bytes(MIB // 4))
         assert wal.stat().st_size == long
         crashed = tmp_path / "crashed.db"
