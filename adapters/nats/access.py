@@ -9,7 +9,7 @@ import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +19,7 @@ import nats.errors
 
 from dynlog.adapters.nats.exchange import Answer, Exchange, make_exchange, nobody_there, told
 from dynlog.adapters.nats.failures import refuses, unreachable, why_away
+from dynlog.adapters.nats.hanging_up import hung_up
 from dynlog.errors import (
     ConfigurationError,
     MissingDependency,
@@ -192,12 +193,12 @@ async def open_nats(
             opening = False
             await client.open_inbox()
     except BaseException as error:
-        await _hung_up(client, 0.5)  # after a TLS handshake that failed nats-py waits for an end that never comes
+        await hung_up(client, 0.5)  # after a TLS handshake that failed nats-py waits for an end that never comes
         raise _opening_error(error, client, access, timeout, failures) from None
     try:
         yield NatsServer(client, shown, patience, answer)
     finally:
-        await _hung_up(client)
+        await hung_up(client)
 
 
 def _settings(access: NatsAccess) -> dict[str, Any]:
@@ -257,9 +258,3 @@ def _opening_error(
     if refuses(error) or isinstance(error, OSError | nats.errors.Error | TimeoutError):
         return unreachable(failures or [error], shown, client.said_of_itself, certified=access.cert is not None)
     return error if access.creds is None else ConfigurationError(f"creds: {access.creds} cannot be used: {told(error)}")
-
-
-async def _hung_up(client: Exchange, timeout: float = 5.0) -> None:
-    with suppress(nats.errors.Error, OSError, TimeoutError):
-        async with asyncio.timeout(timeout):
-            await client.close()

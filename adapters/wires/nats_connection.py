@@ -13,6 +13,7 @@ from typing import Any
 import nats.errors
 from nats.aio.client import Client
 
+from dynlog.adapters.nats.hanging_up import hung_up
 from dynlog.adapters.nats.hearing import server_answers, server_has_heard
 from dynlog.adapters.wires.packets import Kind, Packet, PacketChannel, read_packet, write_packet
 from dynlog.call_errors import ProtocolError, WireUnavailable
@@ -188,7 +189,7 @@ class Connection:
             while self._out:
                 await self.client.publish(*self._out.popleft())
         await self.answers()
-        await _hung_up(self.client)
+        await hung_up(self.client)
         self._pump.cancel()
         await asyncio.wait({self._pump})
         for channel in list(self.channels):
@@ -224,22 +225,16 @@ async def open_connection(url: Url, timeout: float) -> Connection:
                 allow_reconnect=True, connect_timeout=max(1, round(timeout)), **settings,
             )  # fmt: skip
     except BaseException:
-        await _hung_up(client)
+        await hung_up(client)
         raise
     if client.max_payload < MIN_PAYLOAD_BYTES:
-        await _hung_up(client)
+        await hung_up(client)
         raise ConfigurationError(
             f"{url} takes {client.max_payload} bytes in a message: raise max_payload of that server to at least "
             f"{MIN_PAYLOAD_BYTES}"
         )
     server = Connection(client, str(url).partition("?")[0])
     return server
-
-
-async def _hung_up(client: Any) -> None:
-    with suppress(nats.errors.Error, OSError, TimeoutError):
-        async with asyncio.timeout(5):
-            await client.close()
 
 
 async def unsubscribed(subscription: Any) -> None:
