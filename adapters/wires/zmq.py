@@ -118,9 +118,11 @@ class _Pump:
     def send(self, parts: Parts) -> None:
         """Raises ZMQError if ROUTER knows nobody of that name, or if the peer has no room: it reads nothing."""
         if not self._closed:
-            self.socket.send_multipart(parts, zmq.NOBLOCK)
-            # Whatever touches the socket may swallow the edge that its descriptor had for a message.
-            self._schedule()
+            try:
+                self.socket.send_multipart(parts, zmq.NOBLOCK)
+            finally:
+                # Whatever touches the socket may swallow the edge that its descriptor had for a message.
+                self._schedule()
 
     def read(self, most: int) -> bool:
         """Whether all that came was read."""
