@@ -24,8 +24,8 @@ servers: ## The real servers that tests talk to, built once per version into ~/.
 demo: install ## A fleet, a router that is killed, and its state back from the log
 	@$(BIN)/dynlog demo
 
-test: install ## Everything that CI runs: servers, static checks, containers, pytest (ARGS="..." for pytest)
-	@scripts/check.sh servers lint types layers containers tests
+test: install ## Everything that CI runs: servers, static checks, containers, uvloop, pytest (ARGS="..." for pytest)
+	@scripts/check.sh servers lint types layers containers uvloop tests
 
 test-containers: install ## The fixtures of dynlog.testing from containers: local images, a dockerd of its own if none answers
 	@scripts/containers.sh $(BIN)/python -m pytest tests/testing/test_fixtures.py tests/testing/with_docker.py $(ARGS)

@@ -5,6 +5,8 @@ folder under tests/) without a budget in tests/house/budgets.toml fails the run 
 take longer than all their budgets.  `DYNLOG_NO_SKIPS` (set by scripts/check.sh) or `CI` turns this on; `--allow-skips`
 and `--allow-slow` are the explicit ways out.  Choosing tests by `-k`, `-m` or path is not a skip, and an xfail is a
 claim of its own (strict: it must fail).
+
+`--loop uvloop` runs what is chosen, and every process that it starts, on uvloop instead of asyncio's own loop.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import TypeVar
 
 import pytest
 
+from tests.house.loops import LOOPS, run_on
 from tests.house.suites import SuiteTimes, read_budgets
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
@@ -22,10 +25,12 @@ Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--allow-skips", action="store_true", help="let skipped tests pass although CI or make test runs")
+    parser.addoption("--loop", choices=LOOPS, default=LOOPS[0], help="the event loop to run on")
     parser.addoption("--allow-slow", action="store_true", help="let suites exceed their wall budgets")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    run_on(config.getoption("--loop"))
     if not hasattr(config, "workerinput"):  # pytest-xdist's workers report to the one process that adds up
         config.pluginmanager.register(_Budgets(config), "dynlog-suite-budgets")
 

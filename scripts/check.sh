@@ -17,6 +17,11 @@ containers() {
     scripts/containers.sh "$bin/python" -m pytest -q --durations=5 \
         tests/testing/test_fixtures.py::test_a_server_comes_from_where_the_run_says
 }
+# What touches the event loop most, on the loop that vLLM and Dynamo run on: wires, calls, and the engines' conformance.
+uvloop() {
+    "$bin/python" -m pytest --loop uvloop -n2 --dist loadfile -q --durations=5 tests/wires tests/network/test_calls_on_sessions.py \
+        tests/network/test_log_calls.py tests/{storage,redis,kafka}/test_*_conformance.py
+}
 tests() { "$bin/python" -m pytest --durations=20 ${ARGS:-}; }
 
 report=()
