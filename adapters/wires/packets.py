@@ -118,6 +118,8 @@ class PacketChannel:
         self._paused = self._scheduled = self._full = False
         self._closing = self._bidden = False
         """Whether this end, and the other one, want no more."""
+        self.parted = False
+        """Whether it ended by its own `close`: what it said last may be on its way yet."""
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, receiver: Callable[[Channel], Receiver]) -> None:
@@ -258,6 +260,7 @@ class PacketChannel:
             if self._receiver is not None:
                 self._receiver.writable()
         if self._closing and not self._out:
+            self.parted = True
             self._bye()
             self._finish(None)
 

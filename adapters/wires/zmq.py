@@ -2,6 +2,9 @@
 
 ZMQ reconnects and drops behind one's back; here a DEALER never reconnects, a ROUTER says when nobody is there, and
 packets are numbered: what is lost ends the channel.  No call blocks the loop: a socket is used until it says no.
+
+Whoever was told goodbye says so too, and whoever said it first reads until then: a socket that is closed over bytes
+that nobody read resets the connection, and what was on its way to the peer would be lost.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ from collections.abc import Callable
 import zmq
 
 from dynlog.adapters.wires.packets import Kind, PacketChannel, read_packet, write_packet
-from dynlog.adapters.zmq_wait import BURST, harden
+from dynlog.adapters.wires.zmq_pump import Parts, Pump
+from dynlog.adapters.zmq_wait import harden
 from dynlog.call_errors import ProtocolError, WireBroken, WireUnavailable
 from dynlog.errors import Closed, ConfigurationError, DeadlineExceeded
 from dynlog.url import Url, parse_url, read_options
@@ -23,12 +27,13 @@ HWM = 1024
 """Over twice the window of a channel: a queue of ZMQ's is full only if the peer reads nothing."""
 HEARTBEAT_S = 5.0
 LINGER_MS = 1000
+GOODBYE_S = 1.0
+"""How long the peer of a closed channel may take to say goodbye."""
+_GOODBYE = write_packet(Kind.BYE, 0, 0)
 _LOST = (
     zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_CONNECT_RETRIED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )  # fmt: skip
-
-Parts = list[bytes]
 
 
 class ZmqWire:
@@ -88,72 +93,16 @@ class ZmqWire:
         ends = []
         for listener in self._listeners:
             await listener.close()
-            ends += listener.end()
+            ends.append(listener.end())
         for dialled in list(self._dialled):
             dialled.channel.close()
             ends.append(dialled.freed)
         if ends:
             await asyncio.wait(ends)
-        for listener in self._listeners:
-            listener.free()
         # Goodbyes may still be leaving: the context waits for them, at most the linger, and not in this thread.
         if self._terminated is None:
             self._terminated = asyncio.get_running_loop().run_in_executor(None, self._context.term)
         await asyncio.shield(self._terminated)
-
-
-class _Pump:
-    """One ZMQ socket in the loop: reads until there is nothing."""
-
-    def __init__(self, socket: zmq.Socket[bytes], read: Callable[[Parts], None]) -> None:
-        self.socket = socket
-        self._read = read
-        self._loop = asyncio.get_running_loop()
-        self._fd = int(socket.getsockopt(zmq.FD))
-        self._scheduled = False
-        self._closed = False
-        self._loop.add_reader(self._fd, self._schedule)
-        self._schedule()
-
-    def send(self, parts: Parts) -> None:
-        """Raises ZMQError if ROUTER knows nobody of that name, or if the peer has no room: it reads nothing."""
-        if not self._closed:
-            try:
-                self.socket.send_multipart(parts, zmq.NOBLOCK)
-            finally:
-                # Whatever touches the socket may swallow the edge that its descriptor had for a message.
-                self._schedule()
-
-    def read(self, most: int) -> bool:
-        """Whether all that came was read."""
-        for _ in range(most):
-            if self._closed:
-                break
-            try:
-                parts = self.socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                break
-            self._read(parts)
-        else:
-            return False
-        return True
-
-    def close(self) -> None:
-        """Closes the socket; what was sent may leave still."""
-        if not self._closed:
-            self._closed = True
-            self._loop.remove_reader(self._fd)
-            self.socket.close()
-
-    def _schedule(self) -> None:
-        if not self._scheduled and not self._closed:
-            self._scheduled = True
-            self._loop.call_soon(self._run)
-
-    def _run(self) -> None:
-        self._scheduled = False
-        if not self.read(BURST):
-            self._schedule()
 
 
 class ZmqListener:
@@ -164,7 +113,10 @@ class ZmqListener:
         self._socket, self._accept = socket, accept
         self._open = True
         self._channels: dict[bytes, PacketChannel] = {}
-        self._pump = _Pump(socket, self._came)
+        self._unanswered: dict[bytes, asyncio.TimerHandle] = {}
+        """Who was told goodbye and has not said so too."""
+        self._freed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pump = Pump(socket, self._came)
 
     def _came(self, parts: Parts) -> None:
         if len(parts) != 2:
@@ -179,6 +131,10 @@ class ZmqListener:
             return
         if channel is not None:
             channel.received(packet)
+            if packet.kind == Kind.BYE:
+                self._send(name, _GOODBYE)
+        elif packet.kind == Kind.BYE:
+            self._answered(name)
         elif packet.kind == Kind.OPEN and self._open:
             self._begin(name)
 
@@ -192,9 +148,22 @@ class ZmqListener:
         channel.begin(self._accept)
 
     def _forget(self, name: bytes) -> None:
-        self._channels.pop(name, None)
-        if not self._open and not self._channels:
-            asyncio.get_running_loop().call_soon(self.free)
+        channel = self._channels.pop(name, None)
+        loop = asyncio.get_running_loop()
+        if channel is not None and channel.parted:
+            self._unanswered[name] = loop.call_later(GOODBYE_S, self._answered, name)
+        elif not self._open:
+            loop.call_soon(self._free_if_idle)
+
+    def _answered(self, name: bytes) -> None:
+        if (timer := self._unanswered.pop(name, None)) is not None:
+            timer.cancel()
+            if not self._open:
+                asyncio.get_running_loop().call_soon(self._free_if_idle)
+
+    def _free_if_idle(self) -> None:
+        if not self._channels and not self._unanswered:
+            self.free()
 
     def _send(self, name: bytes, packet: bytes) -> None:
         try:
@@ -206,19 +175,19 @@ class ZmqListener:
     async def close(self) -> None:
         # The port stays taken until the last of its channels is over: ZMQ has one socket for both.
         self._open = False
-        if not self._channels:
-            self.free()
+        self._free_if_idle()
 
-    def end(self) -> list[asyncio.Future[None]]:
-        """Closes every channel; the futures are done when they are over."""
-        channels = list(self._channels.values())
-        for channel in channels:
+    def end(self) -> asyncio.Future[None]:
+        """Closes every channel; the future is done when they are over and the port is free."""
+        for channel in list(self._channels.values()):
             channel.close()
-        return [channel.over for channel in channels]
+        return self._freed
 
     def free(self) -> None:
         """Gives the port back."""
         self._pump.close()
+        if not self._freed.done():
+            self._freed.set_result(None)
 
 
 class _Dialled:
@@ -234,20 +203,21 @@ class _Dialled:
         loop = asyncio.get_running_loop()
         self.accepted: asyncio.Future[None] = loop.create_future()
         self.freed: asyncio.Future[None] = loop.create_future()
-        """Done once its socket is closed, which is a turn of the loop after its channel is over."""
+        """Done once its socket is closed, which may be a while after its channel is over."""
         self._socket = _socket(context, zmq.DEALER)
         self._socket.setsockopt(zmq.RECONNECT_IVL, -1)
         self._receiver, self._everybody = receiver, everybody
-        self._pump: _Pump | None = None
-        self._monitor: _Pump | None = None
+        self._pump: Pump | None = None
+        self._monitor: Pump | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self.channel = PacketChannel("zmq", peer, MAX_PACKET_BYTES, self._send, self._ended)
         everybody[self] = None
 
     def start(self, endpoint: str) -> None:
         """Connects and asks for a channel."""
         watched = self._socket.get_monitor_socket(_LOST)
-        self._monitor = _Pump(watched, self._happened)
-        self._pump = _Pump(self._socket, self._came)
+        self._monitor = Pump(watched, self._happened)
+        self._pump = Pump(self._socket, self._came)
         self._socket.connect(endpoint)
         self._send(write_packet(Kind.OPEN, 0, 0))
 
@@ -264,8 +234,13 @@ class _Dialled:
         except ProtocolError as error:
             self.channel.broke(str(error))
             return
-        if self.accepted.done():
+        if self.channel.over.done():
+            if packet.kind == Kind.BYE:
+                asyncio.get_running_loop().call_soon(self._free)
+        elif self.accepted.done():
             self.channel.received(packet)
+            if packet.kind == Kind.BYE:
+                self._send(_GOODBYE)
         elif packet.kind == Kind.ACCEPT:
             self.channel.begin(self._receiver)
             self.accepted.set_result(None)
@@ -277,15 +252,24 @@ class _Dialled:
         if not self.accepted.done():
             self._socket.setsockopt(zmq.LINGER, 0)  # there is nobody whom a goodbye would reach
         self.channel.broke("the connection was lost" if self.accepted.done() else "nobody answers there")
+        if self.channel.over.done():
+            asyncio.get_running_loop().call_soon(self._free)  # no goodbye will come
 
     def _ended(self, channel: PacketChannel) -> None:
         if not self.accepted.done():
             self.accepted.set_exception(WireBroken("nobody answers there"))
             self.accepted.exception()
-        # Not within a callback of the very socket.
-        asyncio.get_running_loop().call_soon(self._free)
+        loop = asyncio.get_running_loop()
+        if channel.parted:
+            self._timer = loop.call_later(GOODBYE_S, self._free)
+        else:
+            loop.call_soon(self._free)  # not within a callback of the very socket
 
     def _free(self) -> None:
+        if self.freed.done():
+            return
+        if self._timer is not None:
+            self._timer.cancel()
         self._everybody.pop(self, None)
         if self._monitor is not None:
             self._socket.disable_monitor()

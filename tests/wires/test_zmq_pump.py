@@ -8,7 +8,7 @@ import socket
 import pytest
 import zmq
 
-from dynlog.adapters.wires.zmq import _Pump
+from dynlog.adapters.wires.zmq_pump import Pump
 from tests.wires.wire_backend import PATIENCE_S
 
 
@@ -38,7 +38,7 @@ class Swallowing:
 
 async def test_a_message_that_comes_while_a_send_fails_is_read() -> None:
     came = asyncio.Event()
-    pump = _Pump(Swallowing(), lambda parts: came.set())  # type: ignore[arg-type]
+    pump = Pump(Swallowing(), lambda parts: came.set())  # type: ignore[arg-type]
     await asyncio.sleep(0)
     with pytest.raises(zmq.ZMQError):
         pump.send([b"gone", b"hello"])

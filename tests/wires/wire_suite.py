@@ -310,6 +310,24 @@ class WireSuite(WireBackend):
             assert await ends.far_box.ended() is None
             assert ends.far_box.frames == [body(number, 50_000) for number in range(20)]
 
+    async def test_what_a_wire_that_was_dialled_sent_before_its_close_arrives_while_the_dialler_is_speaking(
+        self, tmp_path: Path
+    ) -> None:
+        async with self.place(tmp_path) as place:
+            ends = await place.dial()
+            ends.near.pause()
+            for number in range(100):
+                ends.near.send([(body(number, 9000),)])
+            for number in range(20):
+                ends.far.send([(body(number, 50_000),)])
+            closing = asyncio.create_task(place.there.close())
+            for _ in range(20):
+                await asyncio.sleep(0)
+            ends.near.resume()
+            assert await ends.near_box.ended() is None
+            assert ends.near_box.frames == [body(number, 50_000) for number in range(20)]
+            await closing
+
     async def test_what_was_handed_over_before_the_close_waits_for_a_reader_that_pauses(self, tmp_path: Path) -> None:
         async with self.channel(tmp_path) as ends:
             ends.near.send([(b"first",)])
