@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 import nats.errors
-from nats.aio.client import Client
 
+from dynlog.adapters.nats.client import NatsClient
 from dynlog.adapters.nats.hearing import server_has_heard
 from dynlog.errors import SourceError, SourceRefused, SourceUnavailable
 
@@ -33,7 +33,7 @@ class Question(Protocol):
         """No answer will come."""
 
 
-class Exchange(Client):
+class Exchange(NatsClient):
     """nats-py's client with questions."""
 
     def __init__(self, shown: str, *, encrypted: bool) -> None:

@@ -11,8 +11,8 @@ from contextlib import suppress
 from typing import Any
 
 import nats.errors
-from nats.aio.client import Client
 
+from dynlog.adapters.nats.client import NatsClient
 from dynlog.adapters.nats.hanging_up import hung_up
 from dynlog.adapters.nats.hearing import server_answers, server_has_heard
 from dynlog.adapters.wires.packets import Kind, Packet, PacketChannel, read_packet, write_packet
@@ -217,7 +217,7 @@ async def open_connection(url: Url, timeout: float) -> Connection:
         settings |= {"user": url.user or "", "password": url.password}
     elif url.user:
         settings["token"] = url.user
-    client = Client()
+    client = NatsClient()
     try:
         async with asyncio.timeout(timeout):
             await client.connect(

@@ -51,6 +51,7 @@ class Proxy:
         self._target = target
         self._network = Network.PASS
         self._changed = asyncio.Event()
+        self._ended = False
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._dead: set[asyncio.StreamWriter] = set()
@@ -92,12 +93,12 @@ class Proxy:
         self._accepted.add(task)
         task.add_done_callback(self._accepted.discard)
         self.connections += 1
-        if self._network in (Network.CUT, Network.RESET):
+        if self._network in (Network.CUT, Network.RESET) or self._ended:
             _end(writer, reset=self._network is Network.RESET)
             return
         try:
             onward_reader, onward = await asyncio.open_connection("127.0.0.1", self._target)
-        except OSError:
+        except (OSError, asyncio.CancelledError):
             _end(writer, reset=True)
             return
         self._writers |= {writer, onward}
@@ -145,7 +146,9 @@ class Proxy:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         assert self._server is not None
+        self._ended = True
         self._server.close()
+        await asyncio.sleep(0)  # what the loop had accepted before begins, and ends
         for task in self._accepted:
             task.cancel()
         await asyncio.gather(*self._accepted, return_exceptions=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-import nats
 import pytest
 
+from dynlog.adapters.nats.client import NatsClient
 from dynlog.adapters.nats.hanging_up import hung_up
 from dynlog.testing.kinds import RunningServer
 from tests.faults.proxy import Proxy
@@ -23,14 +23,20 @@ async def test_a_client_that_has_just_lost_its_connection_is_closed_and_nobody_i
         """nats-py tells of the end that it read, and would log it."""
         lost.set()
 
+    async def heard(message: object) -> None:
+        """A subscription has a task."""
+
     before = asyncio.all_tasks()
     async with Proxy(int(nats_server.url.rpartition(":")[2])) as proxy:
-        client = await nats.connect(f"nats://127.0.0.1:{proxy.port}", error_cb=failed, reconnect_time_wait=0.1)
+        client = NatsClient()
+        await client.connect(f"nats://127.0.0.1:{proxy.port}", error_cb=failed, reconnect_time_wait=1)
+        await client.subscribe("heard", cb=heard)
         proxy.break_connections()
         async with asyncio.timeout(PATIENCE_S):
             await lost.wait()
             for _ in range(turns):
                 await asyncio.sleep(0)
+            await client.publish("said", b"what cannot leave any more")
             await hung_up(client)
     assert client.is_closed
     left = asyncio.all_tasks() - before
