@@ -71,6 +71,7 @@ class TestZmq(WireSuite):
 class TestSse(WireSuite):
     scheme = "sse"
     sees_death = False
+    reads_on = False  # a POST that finds the port closed breaks the channel
 
     def address(self, tmp_path: Path) -> str:
         return "sse://127.0.0.1:0/dynlog"

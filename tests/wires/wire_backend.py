@@ -121,6 +121,9 @@ class WireBackend(ABC):
     scheme: str
     sees_death = True
     """Whether a channel ends by itself when the other process is killed; else the session's pings find out."""
+    reads_on = True
+    """Whether a wire that closes takes what its peers still say, so that they read its last words; else they may be
+    told that the channel broke, and the session sends again."""
 
     @abstractmethod
     def address(self, tmp_path: Path) -> str:
