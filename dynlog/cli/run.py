@@ -1,5 +1,7 @@
 """How a command's coroutine runs: `run` for one that ends by itself, `serve` for one that goes on until it is stopped.
 
+Commands run on asyncio's own loop whatever policy is set: uvloop takes signals over, and `interrupt` needs them.
+
 Both end within `interrupt.GRACE_S` of SIGINT or SIGTERM.  A command that was stopped under `run` did not do what it was
 asked for and exits 130; one under `serve` acknowledges what it took, closes, and exits 0.
 """
@@ -45,7 +47,8 @@ def serve(work: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) -> T:
         finally:
             interrupt.listen(lambda: None)
 
-    return asyncio.run(body())
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        return runner.run(body())
 
 
 @contextmanager

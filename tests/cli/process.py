@@ -80,15 +80,20 @@ class Dynlog:
 
     async def ended(self) -> Outcome:
         """Closes its stdin if that is still open, waits for its end and gives the rest of what it said."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
         async with asyncio.timeout(PATIENCE_S):
-            out, err = await self._process.communicate(b"")
+            out, err = await self._process.communicate()
         assert self._process.returncode is not None
         return Outcome(self._process.returncode, out.decode(), err.decode())
 
     async def ended_with_stdin_open(self) -> int:
         """Waits for its end while its stdin stays open; gives the exit status."""
         async with asyncio.timeout(PATIENCE_S):
-            return await self._process.wait()
+            # Not `wait`: on uvloop that waits until the pipes are closed, too.
+            while (status := self._process.returncode) is None:
+                await asyncio.sleep(0.01)
+        return status
 
 
 async def dynlog(*arguments: str, stdin: str = "") -> Outcome:
