@@ -91,7 +91,7 @@ class Dynlog:
         """Waits for its end while its stdin stays open; gives the exit status."""
         async with asyncio.timeout(PATIENCE_S):
             # Not `wait`: on uvloop that waits until the pipes are closed, too.
-            while (status := self._process.returncode) is None:
+            while (status := self._process.returncode) is None:  # noqa: ASYNC110  (asyncio has no event for it)
                 await asyncio.sleep(0.01)
         return status
 
