@@ -9,23 +9,27 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from dynlog.prompt import Prompt
+
+Waited = asyncio.Future[Any] | Prompt[Any]
+
 
 class Limits:
     """The waits of one owner on its event loop; with the last of them its timer may stay, so the owner closes it."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._waits: dict[asyncio.Future[Any], tuple[float, Callable[[], BaseException]]] = {}
+        self._waits: dict[Waited, tuple[float, Callable[[], BaseException]]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._at = 0.0
 
-    def begin(self, future: asyncio.Future[Any], until: float, error: Callable[[], BaseException]) -> None:
+    def begin(self, future: Waited, until: float, error: Callable[[], BaseException]) -> None:
         """At ``until``, by the loop's clock, the future gets that error unless it is done, or `end` came first."""
         self._waits[future] = (until, error)
         if self._timer is None or until < self._at:
             self._arm(until)
 
-    def end(self, future: asyncio.Future[Any]) -> None:
+    def end(self, future: Waited) -> None:
         """Nobody waits for the future any more."""
         self._waits.pop(future, None)
 

@@ -2,7 +2,8 @@
 
 * **Nothing of the state changes**: revisions, creation, history, log times, leases and their heartbeats stay; whoever
   folds the bucket from its beginning, and whoever begins where the compaction began, know the same.
-* Each range is appended with ``expect=`` the place that it is true of: whoever writes meanwhile is never overruled.
+* Each range is appended with ``expect=`` the place that it is true of: whoever writes meanwhile is never overruled.  A
+  range that lost asks whoever writes for a moment (`dynlog.kv.pause`), so a compaction gets through beside any load.
 * **Truncation never passes a holder**: a reader that is behind is told with OffsetTruncated, not robbed.
 * A compaction that is killed, or two at once, do no harm.
 """
@@ -17,11 +18,11 @@ from dataclasses import dataclass
 from dynlog.errors import ConfigurationError, DeadlineExceeded, OffsetConflict, OffsetTruncated
 from dynlog.kv.follower import Follower
 from dynlog.kv.pictures import FIRST, Place, behind, next_pictures
-from dynlog.kv.records import Barrier, to_record
+from dynlog.kv.records import Barrier, Pause, to_record
 from dynlog.kv.settings import OVERHEAD_BYTES
 from dynlog.kv.writer import Writer
 from dynlog.log import Log
-from dynlog.timing import Backoff, Deadline
+from dynlog.timing import Deadline
 from dynlog.topics import Truncation
 
 PICTURE_BYTES = 512 << 10
@@ -29,8 +30,9 @@ LEAST_BYTES = 16 << 10
 """A picture that lost to a writer is tried again at half the size, down to this: it is sooner there."""
 APPEND_S = 15.0
 """So long at most do this process' writers wait for one picture."""
-_PAUSES = Backoff(first=0.002, most=0.1)
-"""Where an append that loses takes space for all that."""
+TRIES = 4
+"""So often in a row does a range ask for a pause; then writers have `REST_S` for themselves."""
+REST_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,22 +90,23 @@ class Compactor:
     async def _run(self, deadline: Deadline) -> Compacted:
         start: int = (await self._writer.say(Barrier(), deadline.remaining)).offset
         place: Place | None = FIRST
-        most, pauses = self._most, iter(_PAUSES)
+        most, lost = self._most, 0
         pictures = size = conflicts = 0
         while place is not None:
             deadline.check(f"compacting {self._topic}")
-            try:
-                async with self._writer.turn:
+            if lost == TRIES:
+                lost = 0
+                self._follower.pausing.end()
+                await asyncio.sleep(REST_S)
+            async with self._writer.turn:
+                try:
                     behind_it, count, written = await self._write_range(start, place, most, deadline)
-            except OffsetConflict:
-                conflicts += 1
-                most = max(most // 2, LEAST_BYTES)
-                if not self._log.capabilities.compare_and_append:
-                    await asyncio.sleep(next(pauses))
-                # The barrier brings us behind whatever came between, and behind holes.
-                await self._writer.barrier(deadline.remaining)
-                continue
-            place, most, pauses = behind_it, min(2 * most, self._most), iter(_PAUSES)
+                except OffsetConflict:
+                    conflicts, lost = conflicts + 1, lost + 1
+                    most = max(most // 2, LEAST_BYTES)
+                    await self._ask_for_a_pause(start, deadline)
+                    continue
+            place, most, lost = behind_it, min(2 * most, self._most), 0
             pictures, size = pictures + count, size + written
         # What everybody's fold does not count as complete nobody could begin from.
         before = min(start, self._follower.fold.compacted)
@@ -125,6 +128,14 @@ class Compactor:
             expect = appended.offsets[0] + 1
             await follower.reached(expect, deadline)
         return behind(found[-1]), len(found), sum(len(picture.body) for picture in found)
+
+    async def _ask_for_a_pause(self, start: int, deadline: Deadline) -> None:
+        """Brings us behind whatever came between, and behind holes, and the others to let the next try be next."""
+        record = to_record(Pause(start))
+        self._follower.appending()
+        appended = await self._log.append(self._topic, 0, [record], timeout=min(APPEND_S, deadline.remaining))
+        self._follower.take_own(appended, [record])
+        await self._follower.reached(appended.offsets[0] + 1, deadline)
 
     async def truncate(self, before: int, timeout: float) -> Truncation:
         """Cuts off what lies below the start of the newest compaction, as far as holders let it."""

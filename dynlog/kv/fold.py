@@ -29,6 +29,7 @@ from dynlog.kv.records import (
     Expire,
     Grant,
     Lapse,
+    Pause,
     Picture,
     Purge,
     Put,
@@ -97,6 +98,8 @@ class KvFold:
         """The offset behind everything that was folded."""
         self.time_ms = 0
         """The log time of the newest record."""
+        self.pause = -1
+        """The offset of the newest pause that no picture came after; -1 if there is none.  It decides nothing."""
 
     # What it knows
 
@@ -229,6 +232,8 @@ class KvFold:
                     return Outcome(Verdict.MISSING, offset)
             case Barrier():
                 pass
+            case Pause():
+                self.pause = offset
         return Outcome(Verdict.WON, offset)
 
     def _revision(self, key: str) -> int:
@@ -258,6 +263,7 @@ class KvFold:
 
     def _picture(self, fact: Picture, offset: int) -> Outcome:
         """A whole fold knows already what a picture says; one that began in the middle learns it."""
+        self.pause = -1
         if not self.complete:
             if self._staged and self._staged[0][:3] != fact[:3]:
                 self._staged = []  # another compaction came between: the first one begins its range anew

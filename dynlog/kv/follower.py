@@ -31,6 +31,7 @@ from dynlog.holding import Changes
 from dynlog.kv.fold import KvFold, Outcome
 from dynlog.kv.opening import Opened, Opening, Progress
 from dynlog.kv.own import own_batch
+from dynlog.kv.pause import Pausing
 from dynlog.kv.recent import Recent
 from dynlog.kv.rows import Row
 from dynlog.kv.settings import BucketSettings, bucket_of
@@ -50,8 +51,7 @@ QUIET_S = 0.005
 being woken for what it has just written itself would cost as much as the append."""
 SLICE = 256
 """So many records are folded before the event loop has a turn: about a millisecond."""
-Mine = tuple[int, int]
-"""(epoch, sequence) of a record of this process."""
+Mine = tuple[int, int]  # (epoch, sequence) of a record of this process
 
 
 class Follower:
@@ -81,10 +81,11 @@ class Follower:
         self.changes = Changes()
         self.restless = Changes()
         """As `changes`, but only while there are leases or times to live: who listens for those is not woken else."""
+        self.pausing = Pausing()
         self.failure: DynlogError | None = None
         self.stale_since_ms: int | None = None
         self.error: DynlogError | None = None
-        self.noted: Callable[[int, int], None] = _nothing
+        self.noted: Callable[[int, int], None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._changed: list[tuple[str, Row]] = []
         self._own_at = 0.0  # when this process last began or ended an append
@@ -105,6 +106,7 @@ class Follower:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self.pausing.end()
         self.fail(Closed(f"bucket {self.bucket!r} was closed"))
         await release_quietly(self._log, self.topic.name, self._holder)
 
@@ -113,6 +115,7 @@ class Follower:
         self.recent: Recent = opened.recent
         self.offset = opened.offset
         self.started_from = opened.started_from
+        self.pausing.at = self.fold.pause  # of a compaction that is over, or was killed
         self._dedupe = opened.dedupe
         self._changed = self.fold.changed = []
 
@@ -183,7 +186,7 @@ class Follower:
             self._others.set()
         self.appending()
         self._tell()
-        if self.noted is not _nothing:
+        if self.noted is not None:
             self.noted(len(records), sum(len(part) for record in records for part in record.parts))
 
     def _mine(self, batch: Batch) -> dict[int, Mine]:
@@ -215,6 +218,8 @@ class Follower:
             for listener in self.listeners:
                 listener(self._changed)
             self._changed.clear()
+        if self.fold.pause != self.pausing.at:
+            self.pausing.hear(self.fold.pause)
         self.changes.notify()
         if self.fold.leases or self.fold.has_times:
             self.restless.notify()
@@ -282,7 +287,8 @@ class Follower:
         if batch.next_offset > self.offset:
             self.offset = batch.next_offset
             self._tell()
-        self.noted(records, size)
+        if self.noted is not None:
+            self.noted(records, size)
 
     async def _rebuild(self, reason: str) -> None:
         opened = await self._opening.run()
@@ -342,7 +348,3 @@ class Follower:
         if self.stale_since_ms is None:
             self.stale_since_ms = self._clock.time_ms()
             logger.warning("bucket %s: stale: %s", self.bucket, error)
-
-
-def _nothing(records: int, size: int) -> None:
-    return

@@ -78,6 +78,12 @@ class Barrier(NamedTuple):
     """Nothing; whoever has folded it knows everything that was acknowledged before it was appended."""
 
 
+class Pause(NamedTuple):
+    """The compaction that began at ``start`` lost to writers: whoever writes leaves it a moment (`dynlog.kv.pause`)."""
+
+    start: int
+
+
 class Grant(NamedTuple):
     """A lease; its record's offset is the fencing token.  Loses if a lease of that id lives."""
 
@@ -127,7 +133,7 @@ MARKS, LEASES, KEYS = 0, 1, 2
 """The sections of a compaction, in their order: whether a key lives depends on its lease, and both on which records
 are repeats, which some engines leave to the reader (`dynlog.dedupe`)."""
 
-Fact = Put | Create | Update | Delete | Purge | Lapse | Barrier | Grant | Beat | Revoke | Expire | Picture
+Fact = Put | Create | Update | Delete | Purge | Lapse | Barrier | Pause | Grant | Beat | Revoke | Expire | Picture
 _SHAPES: dict[int, tuple[type[Any], tuple[type, ...], bool, bool]] = {
     # kind: the fact, the types of its fields in part 0, whether it has a key, whether it has a second part
     1: (Put, (str, int), True, True),
@@ -142,6 +148,7 @@ _SHAPES: dict[int, tuple[type[Any], tuple[type, ...], bool, bool]] = {
     10: (Revoke, (str,), False, False),
     11: (Expire, (str, int), False, False),
     12: (Picture, (int, int, str, str, bool), False, True),
+    13: (Pause, (int,), False, False),
 }
 _KINDS = {shape[0]: kind for kind, shape in _SHAPES.items()}
 PLAIN_PUT: bytes = msgpack.packb([VERSION, _KINDS[Put], "", 0])
@@ -234,6 +241,8 @@ def check_fact(fact: Fact) -> None:
                 _check_lease(lease)
         case Revoke(lease) | Expire(lease, _):
             _check_lease(lease)
+        case Pause(start):
+            _check_number("start", start)
         case Picture(start, section, after, upto, _, _):
             _check_number("start", start)
             if section not in (MARKS, LEASES, KEYS) or (upto and upto <= after):

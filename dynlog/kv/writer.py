@@ -27,7 +27,7 @@ from dynlog.errors import (
 )
 from dynlog.kv.fold import Outcome
 from dynlog.kv.follower import Follower
-from dynlog.kv.records import Barrier, Fact, to_body
+from dynlog.kv.records import Barrier, Beat, Fact, to_body
 from dynlog.limits import Limits
 from dynlog.log import Log
 from dynlog.record import Mark, Record
@@ -104,6 +104,8 @@ class Writer:
             if said.future.done():
                 return said.future.result()
         else:
+            if type(fact) is Beat:  # a lease must not be lost to politeness
+                self._follower.pausing.end()
             self._enqueue(said)
         self._limits.begin(said.future, until, lambda: self._too_late(timeout, said))
         try:
@@ -173,6 +175,7 @@ class Writer:
     async def close(self, timeout: float) -> None:
         """Takes nothing more, and waits for what is under way."""
         self._closed = True
+        self._follower.pausing.end()
         if self._leader is not None:
             await asyncio.wait([self._leader.future], timeout=timeout)
         lane = self._lane
@@ -189,7 +192,7 @@ class Writer:
     def _may_lead(self) -> bool:
         return (
             self._alone and self._registered and self._lane is None and self._leader is None
-            and not self.turn.locked() and not self._epoch.stale
+            and not self.turn.locked() and not self._epoch.stale and not self._follower.pausing.active
         )  # fmt: skip
 
     async def _lead(self, said: _Said, timeout: float, until: float) -> None:
@@ -238,7 +241,10 @@ class Writer:
         count = 0
         try:
             while self._queue:
+                await self._follower.pausing.over()
                 async with self.turn:
+                    if self._follower.pausing.active:  # since this waited for its turn
+                        continue
                     if not self._registered:
                         await self._epoch.register()
                         self._registered = True

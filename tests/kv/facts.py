@@ -17,6 +17,7 @@ from dynlog.kv.records import (
     Fact,
     Grant,
     Lapse,
+    Pause,
     Purge,
     Put,
     Revoke,
@@ -42,6 +43,7 @@ FACTS: st.SearchStrategy[Any] = st.one_of(
     st.builds(Revoke, LEASES),
     st.builds(Expire, LEASES, REVISIONS),
     st.just(Barrier()),
+    st.builds(Pause, REVISIONS),
     st.just(None),
 )
 Stored = tuple[int, int, bytes | None, list[bytes]]  # offset, log time, key, parts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from uuid import uuid4
 
 import pytest
@@ -104,6 +105,35 @@ class CareSuite(KvBackend):
             assert (await old.compactor.truncate(start, 30)).earliest == start
             async with elsewhere(log_url) as fresh:
                 assert await known(fresh) == await known(old)
+
+    async def test_a_compaction_gets_through_while_others_write_without_a_pause(
+        self, bucket: Bucket, log_url: str
+    ) -> None:
+        """Three other handles with three writers each; nothing that they wrote is refused or lost for it."""
+        done = asyncio.Event()
+        written: dict[str, bytes] = {}
+
+        async def write(other: Bucket, key: str) -> None:
+            number = 0
+            while not done.is_set():
+                number += 1
+                written[key] = b"%d" % number
+                await other.put(key, written[key])
+
+        async with AsyncExitStack() as stack:
+            others = [await stack.enter_async_context(elsewhere(log_url)) for _ in range(3)]
+            async with asyncio.TaskGroup() as group:
+                for n in range(9):
+                    group.create_task(write(others[n % 3], f"k{n}"))
+                try:
+                    await bucket.follower.reached(300, Deadline(30))
+                    compacted = await bucket.compact(timeout=10)
+                finally:
+                    done.set()
+            assert compacted.start >= 300
+            assert await contents(others[0]) == written
+            async with elsewhere(log_url) as fresh:
+                assert await contents(fresh) == written
 
     async def test_a_bucket_with_the_largest_keys_and_values_can_be_compacted(self, log: Log, log_url: str) -> None:
         async with open_kv(log, compaction=None) as kv:

@@ -93,6 +93,7 @@ class LeaseSuite(KvBackend):
             held = [await leases.grant(TTL_S, f"owner {n}") for n in range(3)]
             assert [lease.token for lease in held] == sorted({lease.token for lease in held})
             began = time.monotonic()
+            await beaten(other, held, -1)  # the other process hears of them when it does
             while time.monotonic() < began + 2 * TTL_S:
                 await beaten(other, held, max(lease.beat for lease in other.leases.values()))
             assert {lease.owner for lease in other.leases.values()} == {"owner 0", "owner 1", "owner 2"}
