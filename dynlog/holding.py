@@ -154,6 +154,8 @@ class Follower:
         self.epoch: Epoch = (0, 0)
         self.mine = self.startable = frozenset(range(topic.partitions))
         self.leaving: frozenset[int] = frozenset()
+        self._saying = asyncio.Lock()
+        self._left = False
         self.healthy = True
 
     async def enter(self) -> None:
@@ -162,12 +164,14 @@ class Follower:
         await self._hold()
 
     async def _hold(self) -> None:
-        while True:
-            holder = Holder(self._name, HolderKind.EPHEMERAL, dict(self._positions))
-            try:
-                return await self._log.hold(self._topic.name, holder)
-            except OffsetTruncated as error:  # whether that is a loss is for whoever reads there to find out
-                self._positions[error.partition or 0] = error.earliest
+        async with self._saying:
+            while not self._left:
+                holder = Holder(self._name, HolderKind.EPHEMERAL, dict(self._positions))
+                try:
+                    await self._log.hold(self._topic.name, holder)
+                    return
+                except OffsetTruncated as error:  # whether that is a loss is for whoever reads there to find out
+                    self._positions[error.partition or 0] = error.earliest
 
     async def run(self) -> None:
         while True:
@@ -187,5 +191,7 @@ class Follower:
         raise CommitFenced("a follower has nobody to release to", topic=self._topic.name)
 
     async def leave(self) -> None:
-        with suppress(LogUnavailable, DeadlineExceeded):
-            await self._log.release(self._topic.name, self._name, timeout=10.0)
+        async with self._saying:  # a heartbeat or a commit that is under way would leave the holder behind its release
+            self._left = True
+            with suppress(LogUnavailable, DeadlineExceeded):
+                await self._log.release(self._topic.name, self._name, timeout=10.0)

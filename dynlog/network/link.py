@@ -42,6 +42,7 @@ from dynlog.network.session_events import (
 )
 from dynlog.network.session_stream import Stream
 from dynlog.network.turns import Turns
+from dynlog.prompt import Prompt, go_on
 from dynlog.record import Buffer
 
 
@@ -84,6 +85,8 @@ class Link(LinkIo):
         self._watcher, self._pushed = watcher, pushed
         self._waiting = 0
         """Calls from here for one reply."""
+        self.settled: list[Prompt[Buffer]] = []
+        """Replies whose callers go on once everything that came with them is told."""
         self._roomers: deque[asyncio.Future[None]] = deque()
         self._peer: DynamoEntityID | None = None
         self._why: Exception | None = None
@@ -197,6 +200,8 @@ class Link(LinkIo):
                 self._other(event)
         # Calls leave by halves of those under way, and all answers to what came together in one piece.
         self.flush_at = min(max(FLUSH_AT, len(self.calls), self._waiting // 2), FLUSH_AT_MOST)
+        if self.settled:
+            go_on(self.settled)
 
     def _other(self, event: Event) -> None:
         match event:

@@ -24,6 +24,7 @@ from dynlog.errors import ConfigurationError, DeadlineExceeded, DynlogError
 from dynlog.network.calls import Call
 from dynlog.network.frames import Code
 from dynlog.network.incoming import wake
+from dynlog.prompt import Prompt
 from dynlog.record import Buffer
 from dynlog.tasks import end_task
 
@@ -39,7 +40,7 @@ class Unary:
 
     def __init__(self, link: Link, call: Call, stream: Stream) -> None:
         self.link, self.call, self.stream = link, call, stream
-        self.future: asyncio.Future[Buffer] = link.loop.create_future()
+        self.future: Prompt[Buffer] = Prompt(link.loop)
         self.first: Buffer | None = None
         self.tick = -1
 
@@ -54,7 +55,8 @@ class Unary:
             self.link.session.cancel(self.stream, "one reply was asked for")
             self.failed(_odd(self.call, "no reply" if body is None else "more than one reply", self.link))
         elif not self.future.done():
-            self.future.set_result(body)
+            self.future.settle(body)
+            self.link.settled.append(self.future)
 
     def failed(self, error: Exception) -> None:
         """There will be no reply."""

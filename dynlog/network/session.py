@@ -93,8 +93,8 @@ class Session(Channels):
                 self._sign(frame, now)
         except Violation as error:
             self._end(error, str(error), say=True)
-        except ProtocolError as error:
-            self._damage(generation, error, now)
+        except ProtocolError as damage:
+            self._damage(generation, damage, now)
         self._happened = []
         if (self._going or self._peer_going) and not self._drained:
             self._check_drained(events)

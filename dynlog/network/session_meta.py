@@ -88,7 +88,8 @@ def _route(target: bytes, topic: str, caller: str) -> bytes:
     return _route_with(target, topic, caller, {})
 
 
-def _route_with(target: bytes, topic: str, caller: str, headers: Mapping[str, str]) -> bytes:
+def _route_with(target: bytes, topic: str, caller: str, headers: Mapping[Any, Any]) -> bytes:
+    # What headers really are is looked at here: compiled, a narrower type would be enforced first, by a bare TypeError.
     if len(headers) > MAX_HEADERS or not all(type(k) is str and type(v) is str for k, v in headers.items()):
         raise ConfigurationError(f"headers are at most {MAX_HEADERS} texts by name, not {dict(headers)!r:.200}")
     route = bytes(msgpack.packb((target, topic, caller, dict(headers))))

@@ -124,8 +124,8 @@ class KvIndex:
 
     def remove(self, lane: Lane, blocks: bytes) -> None:
         """The lane no longer holds ``blocks``; those that it does not hold are counted."""
-        if lane.where is not None:
-            self._remove_indexed(lane, lane.where, blocks)
+        if (where := lane.where) is not None:
+            self._remove_indexed(lane, where, blocks)
             return
         forest, number = self.forest, lane.number
         table, hints, image = forest.runs, lane.hints, forest.image

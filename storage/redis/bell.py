@@ -25,7 +25,7 @@ from dynlog.tasks import ended
 
 PING_EVERY_S = 3.0
 """A connection that is silent for this long is asked, and given up if it says nothing for as long again."""
-UNHEARD = 64
+UNHEARD = 8
 """A channel is left after so many messages in a row for which nobody waited."""
 
 _logger = logging.getLogger("dynlog.redis")

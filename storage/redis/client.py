@@ -29,11 +29,10 @@ from dynlog.storage.redis.lane import Lane
 from dynlog.storage.redis.link import Facts, Link, ask, connect, server_name
 from dynlog.storage.redis.options import Settings
 from dynlog.storage.redis.script import Script, for_version
-from dynlog.storage.redis.wire import Broken, Call, Command, Head
+from dynlog.storage.redis.wire import Argument, Broken, Call, Command, Head
 from dynlog.timing import SYSTEM_CLOCK, Backoff, Clock, Deadline
 
 FORMAT = 1
-Argument = str | bytes | int
 
 
 class Job(NamedTuple):
@@ -237,4 +236,4 @@ def command_of(script: Script, job: Job, *, digest: bool) -> Command:
 
 @lru_cache(maxsize=4096)
 def _head(sha: str, keys: tuple[str, ...]) -> Head:
-    return Head.of(("EVALSHA", sha, len(keys), *keys))
+    return Head(("EVALSHA", sha, len(keys), *keys))

@@ -9,17 +9,20 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from redis import exceptions
 
+from dynlog.prompt import Prompt, go_on
 from dynlog.storage.redis.link import Link
 
 LATE_S = 2.0
 """A reply that is this late makes a connection suspect."""
 STALL_S = 15.0
 """A connection on which a reply is this late is given up, whatever a new one says."""
-Command = Sequence[str | bytes | int]
+Argument = str | bytes | int
+Command = Sequence["Argument | Head"]
+"""A `Head` comes first, if there is one."""
 RUN = b"\0run"
 """An argument in whose place goes, when the command leaves, which run of the server it goes to, and whether what that
 acknowledges is on its disk: ``<run> <0 or 1>``.  A command may be composed before its connection is made anew."""
@@ -37,7 +40,7 @@ class Call:
 
     def __init__(self, command: Command, size: int) -> None:
         self.command, self.size = command, size
-        self.reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.reply: Prompt[Any] = Prompt(asyncio.get_running_loop())
         self.sent = False
 
     @property
@@ -81,6 +84,7 @@ class Wire(asyncio.Protocol):
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._turn = 0
+        self._settled: list[Prompt[Any]] = []  # whoever waits for these goes on once all that came is read
         self.alive = True
         self._transport.set_protocol(self)
         if reader.at_eof():
@@ -162,6 +166,8 @@ class Wire(asyncio.Protocol):
             self._parse(data)
         except (ValueError, exceptions.RedisError) as error:
             self.end(Broken(str(error)))
+        if self._settled:
+            go_on(self._settled)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.end(Broken(str(error) if error is not None else "the server closed the connection"))
@@ -239,7 +245,8 @@ class Wire(asyncio.Protocol):
             if isinstance(value, exceptions.RedisError):
                 call.reply.set_exception(value)
             else:
-                call.reply.set_result(value)
+                call.reply.settle(value)
+                self._settled.append(call.reply)
         self._turn -= 1
         if not (self._turn and self._under_way):
             self._moved.set()
@@ -260,28 +267,25 @@ def _length(text: bytes) -> int:
     return length
 
 
-class Head(bytes):
+class Head:
     """The first arguments of a command, packed before: those of a script and its keys are the same each time."""
 
-    arguments: int
+    __slots__ = ("arguments", "packed")
 
-    @classmethod
-    def of(cls, arguments: Command) -> Head:
-        """Packs them."""
-        head = cls(_arguments(arguments, b""))
-        head.arguments = len(arguments)
-        return head
+    def __init__(self, arguments: Sequence[Argument]) -> None:
+        self.packed, self.arguments = _arguments(arguments, b""), len(arguments)
 
 
 def _packed(command: Command, where: bytes) -> bytes:
     """The command in Redis's protocol (redis-py's own packing takes three times as long)."""
     head = command[0]
     if isinstance(head, Head):
-        return b"*%d\r\n%b%b" % (head.arguments + len(command) - 1, head, _arguments(command[1:], where))
-    return b"*%d\r\n%b" % (len(command), _arguments(command, where))
+        rest = cast("Sequence[Argument]", command[1:])
+        return b"*%d\r\n%b%b" % (head.arguments + len(rest), head.packed, _arguments(rest, where))
+    return b"*%d\r\n%b" % (len(command), _arguments(cast("Sequence[Argument]", command), where))
 
 
-def _arguments(arguments: Command, where: bytes) -> bytes:
+def _arguments(arguments: Sequence[Argument], where: bytes) -> bytes:
     pieces: list[bytes] = []
     for part in arguments:
         if part is RUN:

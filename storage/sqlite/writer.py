@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 from dynlog.errors import Closed, DeadlineExceeded, DynlogError, LogFull, LogUnavailable, OutcomeUnknown
 from dynlog.limits import Limits
+from dynlog.prompt import Prompt, go_on
 from dynlog.storage.sqlite.ahead import Ahead
 from dynlog.storage.sqlite.bell import Bell
 from dynlog.storage.sqlite.budget import Budget
@@ -57,7 +58,7 @@ class Job:
 
     work: Callable[[Transaction], Any]
     size: int
-    future: asyncio.Future[Any]
+    future: Prompt[Any]
     abandoned: bool = False
     """The caller is gone: the work is skipped if it has not begun."""
 
@@ -88,8 +89,8 @@ class Writer:
         self._closing_since = 0.0
         self._no_restart_before = 0.0
         self._ended = asyncio.Event()
-        self._thread = threading.Thread(target=self._write, name=f"dynlog-write-{path.name}", daemon=True)
-        self._thread.start()
+        self._writing = threading.Thread(target=self._write, name=f"dynlog-write-{path.name}", daemon=True)
+        self._writing.start()
 
     async def run(self, work: Callable[[Transaction], T], *, timeout: float, size: int = 0) -> T:
         """The outcome of the work once it is durable.
@@ -111,7 +112,7 @@ class Writer:
         except DynlogError:
             self._budget.give_back(size)
             raise
-        job = Job(work, size, self._loop.create_future())
+        job = Job(work, size, Prompt(self._loop))
         self._limits.begin(job.future, until, lambda: self._late(timeout))
         self._jobs.put(job)  # last: the thread wakes, and wants the interpreter that this one still holds
         try:
@@ -132,7 +133,7 @@ class Writer:
             self._closing_since = time.monotonic()
             self._jobs.put(None)
         await self._ended.wait()
-        self._thread.join()
+        self._writing.join()
         self._limits.close()
 
     def _check_open(self) -> None:
@@ -283,13 +284,16 @@ class Writer:
             self._budget.give_back(job.size)
         if commit is not None:
             self._on_commit(commit, advanced)
+        settled: list[Prompt[Any]] = []
         for job, outcome, error in outcomes:
             if job.future.done():
                 continue
             if error is None:
-                job.future.set_result(outcome)
+                job.future.settle(outcome)
+                settled.append(job.future)
             else:
                 job.future.set_exception(error)
+        go_on(settled)
 
     def _care_for_wal(self) -> None:
         """SQLite checkpoints by itself but starts the file over only when no reader looks at it: insist once it is big.
