@@ -24,8 +24,8 @@ servers: ## The real servers that tests talk to, built once per version into ~/.
 demo: install ## A fleet, a router that is killed, and its state back from the log
 	@$(BIN)/dynlog demo
 
-test: install ## Everything that CI runs: servers, static checks, containers, uvloop, pytest (ARGS="..." for pytest)
-	@scripts/check.sh servers lint types layers containers uvloop tests
+test: install ## Everything that CI runs: servers, static checks, containers, uvloop, compiled, pytest (ARGS="..." for pytest)
+	@scripts/check.sh servers lint types layers containers uvloop compiled tests
 
 test-containers: install ## The fixtures of dynlog.testing from containers: local images, a dockerd of its own if none answers
 	@scripts/containers.sh $(BIN)/python -m pytest tests/testing/test_fixtures.py tests/testing/with_docker.py $(ARGS)
@@ -33,8 +33,8 @@ test-containers: install ## The fixtures of dynlog.testing from containers: loca
 lint: install ## The static half of `make test`
 	@scripts/check.sh lint types layers
 
-bench: install ## Tables against peers, and benchmarks/results/*.json (ARGS="--quick rebuild")
-	@$(BIN)/python -m benchmarks $(ARGS)
+bench: install ## Tables against peers, and benchmarks/results/*.json, on the compiled build (ARGS="--quick rebuild")
+	@scripts/compiled.sh python -m benchmarks $(ARGS)
 
 soak: install servers ## Crashes, and servers that fail for 30 s, ROUNDS=n of each (ARGS="--only crash,redis --seed 7")
 	@$(BIN)/python scripts/soak.py $(if $(ROUNDS),--rounds $(ROUNDS)) $(ARGS)

@@ -22,6 +22,13 @@ uvloop() {
     "$bin/python" -m pytest --loop uvloop -n2 --dist loadfile -q --durations=5 tests/wires tests/network/test_calls_on_sessions.py \
         tests/network/test_log_calls.py tests/{storage,redis,kafka}/test_*_conformance.py
 }
+# The compiled build (setup.py): what drives each module that is compiled.
+compiled() {
+    scripts/compiled.sh python -m pytest -n2 --dist loadfile -q --durations=5 tests/network/test_session*.py \
+        tests/network/test_{calls_on_sessions,link_room,managers,events_alone}.py tests/kv/test_{fold,records}.py \
+        tests/kv/test_{memory,sqlite}_kv.py tests/router/test_index*.py tests/router/test_{projection_law,state}.py \
+        tests/core/test_prompt.py
+}
 tests() { "$bin/python" -m pytest --durations=20 ${ARGS:-}; }
 
 report=()

@@ -34,5 +34,6 @@ fi
 pip=("$venv/bin/python" -m pip --disable-pip-version-check --quiet)
 "${pip[@]}" install --require-hashes -r constraints.txt
 # setuptools came with the constraints, so the build needs nothing from outside.
-"${pip[@]}" install --no-deps --no-build-isolation --editable .
+# What is worked on is never compiled, whatever the environment says.
+DYNLOG_COMPILE="" "${pip[@]}" install --no-deps --no-build-isolation --editable .
 echo "installed into $venv: $("$venv/bin/python" --version), dynlog $("$venv/bin/python" -c 'from importlib.metadata import version; print(version("dynlog"))')"
