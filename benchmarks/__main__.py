@@ -7,6 +7,7 @@ import argparse
 import ast
 import json
 import multiprocessing
+import os
 import sys
 import traceback
 from concurrent.futures import ProcessPoolExecutor
@@ -18,6 +19,7 @@ from benchmarks.one import run_benchmark
 from benchmarks.report import Row, print_table, report_console
 
 HERE = Path(__file__).resolve().parent
+RESULTS = Path(os.environ.get("DYNLOG_COMPILED_FROM") or HERE.parent) / "benchmarks" / "results"
 
 
 def find_benchmarks(folder: Path = HERE) -> list[str]:
@@ -38,7 +40,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which ones (default: all): {', '.join(known)}")
     parser.add_argument("--quick", action="store_true", help="small inputs; shows that it runs, proves no promise")
-    parser.add_argument("--results", type=Path, default=HERE / "results", help="where the JSON goes")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where the JSON goes")
     chosen = parser.parse_args()
     unknown = sorted(set(chosen.names) - set(known))
     if unknown:

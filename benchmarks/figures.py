@@ -28,6 +28,7 @@ BEGIN, END = "<!-- figures: python -m benchmarks.figures -->", "<!-- end of figu
 def figures(document: dict[str, Any]) -> str:
     """The section's text for one run of all benchmarks."""
     machine, date = document["machine"], document["date"][:10]
+    build = ", the compiled build (see Install)" if machine.get("build") == "compiled" else ""
     rows = [row for rows in document["benchmarks"].values() for row in rows]
     promised = [row for row in rows if row["met"] is not None]
     missed = [
@@ -38,7 +39,8 @@ def figures(document: dict[str, Any]) -> str:
     shown = [row for row in rows if row["met"] is not None or row["peer"] is not None]
     lines = [
         f"`make bench` (`{machine['command']}`) on {machine['cores']} cores of {machine['cpu']}, {machine['system']}, "
-        f"Python {machine['python']}, SQLite {machine['sqlite']}, {date}, revision {machine['revision']}. {_PEERS}",
+        f"Python {machine['python']}, SQLite {machine['sqlite']}, {date}, revision {machine['revision']}"
+        f"{build}. {_PEERS}",
         "",
         f"{len(promised) - len(missed)} of {len(promised)} promises were kept."
         + (f" Missed: {'; '.join(missed)}." if missed else ""),

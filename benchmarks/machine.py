@@ -11,6 +11,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from dynlog.network import session
 from dynlog.testing.process import ServerNotAvailable
 from dynlog.testing.programs import find_in_cache, find_program
 
@@ -43,6 +44,7 @@ def machine_facts() -> dict[str, object]:
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
         "servers": {name: found for name, found in _servers().items() if found},
         "revision": _revision(),
+        "build": "compiled" if (session.__file__ or "").endswith(".so") else "interpreted",
         "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
     }
 
@@ -95,8 +97,9 @@ def _answered(program: str, option: str, *, pattern: str) -> str | None:
 
 def _revision() -> str | None:
     command = ["git", "describe", "--always", "--dirty"]
+    where = os.environ.get("DYNLOG_COMPILED_FROM") or Path(__file__).parent  # the compiled copy has no history
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=where)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
