@@ -83,18 +83,17 @@ class Bell:
 
     async def wait(self, channel: Channel, end: int, until: float) -> bool:
         """Waits for a higher end, for "gone" or for a broken connection; False if the time was over first."""
-        loop = asyncio.get_running_loop()
         channel.unheard = 0
         event = asyncio.Event()
         channel.waiting.add(event)
         try:
-            async with asyncio.timeout_at(until):
+            async with asyncio.timeout_at(until) as limit:
                 while not (channel.end > end or channel.gone or channel.lost):
                     event.clear()
                     await event.wait()
             return True
         except TimeoutError:
-            if loop.time() < until:
+            if not limit.expired():  # the loop's time may be before it: uvloop's timers count whole milliseconds
                 raise
             return False
         finally:

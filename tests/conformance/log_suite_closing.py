@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,12 +27,7 @@ from tests.conformance.backend import (
     records,
 )
 from tests.conformance.every_call import ALL_CALLS
-
-
-def possessions() -> tuple[int, int, int]:
-    """(tasks, threads that are not the loop's own pool, open file descriptors) of this process."""
-    threads = [thread for thread in threading.enumerate() if not thread.name.startswith("asyncio_")]
-    return len(asyncio.all_tasks()), len(threads), len(list(Path("/proc/self/fd").iterdir()))
+from tests.conformance.possessions import possessions
 
 
 class ClosingSuite(LogBackend):

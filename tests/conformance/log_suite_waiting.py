@@ -66,6 +66,13 @@ class WaitingSuite(LogBackend):
         assert 0.15 < time.monotonic() - started < 2
         assert (len(batch), batch.next_offset, batch.end_offset) == (0, 1, 1)
 
+    async def test_waits_of_any_fraction_of_a_millisecond_end_without_an_error(self, log: Log) -> None:
+        # uvloop's timers count whole milliseconds and so may fire before the time that was asked for.
+        await fill(log, 1)
+        end = await log.position(TOPIC, 0, "end")
+        for step in range(20):
+            assert len(await log.read(end, wait=0.003 + step * 0.0001)) == 0
+
     async def test_a_read_that_finds_something_does_not_wait(self, log: Log) -> None:
         await fill(log, 3)
         started = time.monotonic()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
@@ -62,11 +61,6 @@ async def drain(iterator: AsyncIterator[Any]) -> None:
 async def keys(store: ObjectStore, prefix: str = "") -> list[str]:
     """The keys that a listing gives."""
     return [info.key async for info in store.list(prefix)]
-
-
-def possessions() -> tuple[int, int, int]:
-    """(tasks, threads, open file descriptors) of this process."""
-    return len(asyncio.all_tasks()), threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))
 
 
 async def cancelled_after(turns: int, call: Coroutine[Any, Any, Any]) -> None:

@@ -23,9 +23,9 @@ from tests.conformance.object_backend import (
     cancelled_after,
     drain,
     keys,
-    possessions,
     stream,
 )
+from tests.conformance.possessions import possessions
 
 MIB = 1 << 20
 

@@ -21,7 +21,8 @@ from dynlog.storage.s3.client import Client
 from dynlog.storage.s3.failures import Unreached
 from dynlog.testing.minio import MinioServer
 from dynlog.testing.process import START_TIMEOUT_S
-from tests.conformance.object_backend import PATIENCE_S, keys, possessions
+from tests.conformance.object_backend import PATIENCE_S, keys
+from tests.conformance.possessions import possessions
 from tests.rounds import brief, outage_s, rounds
 from tests.s3.conftest import BUCKET
 from tests.s3.oracle import Oracle

@@ -18,7 +18,8 @@ from dynlog.storage.s3.digest import BodyDigest
 from dynlog.storage.s3.looking import look
 from dynlog.storage.s3.reading import AHEAD, READ_TOGETHER, OpenBody
 from dynlog.testing.minio import MinioServer
-from tests.conformance.object_backend import PATIENCE_S, drain, possessions
+from tests.conformance.object_backend import PATIENCE_S, drain
+from tests.conformance.possessions import possessions
 from tests.s3.conftest import BUCKET
 from tests.s3.test_s3_faults import collect, settled
 
