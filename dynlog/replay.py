@@ -2,7 +2,7 @@
 
 If the log no longer reaches back to where the best usable snapshot ends, the state is *unrecoverable* and that is said:
 a rebuild never yields a state with a hole in its history.  While it folds, no other task on the event loop waits for
-more than some milliseconds.
+more than some milliseconds, but for a full pass of Python's collector (`dynlog.heap.settle_heap` makes that short).
 """
 
 from __future__ import annotations

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from dynlog import LiveProjection, Log, Record, Retention, SnapshotPolicy, Snapshots
+from dynlog import Batch, LiveProjection, Log, Record, Retention, SnapshotPolicy, Snapshots
 from dynlog.errors import ConfigurationError, DeadlineExceeded, StateUnrecoverable, TopicNotFound
+from dynlog.heap import settle_heap
 from dynlog.live_status import Phase
 from tests.faulty import FaultyLog
 from tests.planes.tally import Tally
@@ -184,6 +186,37 @@ async def test_the_end_of_the_block_leaves_no_task_and_no_holder(tmp_path: Path)
     assert asyncio.all_tasks() == before
 
 
+class Laborious(Tally):
+    """A tally at such pains that one batch, or all of a snapshot, would hold the loop too long if done in one go."""
+
+    step = 100
+
+    def apply(self, batch: Batch) -> None:
+        super().apply(batch)
+        toil(len(batch) * 25e-6)
+
+    def snapshot(self) -> Iterator[bytes]:
+        for part in super().snapshot():
+            toil(0.005)
+            yield part
+
+
+def toil(seconds: float) -> None:
+    """Keeps the processor busy."""
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+@pytest.fixture
+def settled_heap() -> Iterator[None]:
+    """As the command line has it: a full pass of the collector over thousands of test items is not dynlog's."""
+    settle_heap()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("settled_heap")
 async def test_no_other_task_waits_long_while_it_rebuilds_follows_and_snapshots(tmp_path: Path) -> None:
     # In CPU time of this process, so that other processes' load is not taken for ours.
     worst = 0.0
@@ -195,13 +228,21 @@ async def test_no_other_task_waits_long_while_it_rebuilds_follows_and_snapshots(
             await asyncio.sleep(0.001)
             worst = max(worst, time.process_time() - begun)
 
-    async with places(tmp_path) as (log, objects, clock):
-        for _ in range(40):
+    async def pour() -> None:
+        for _ in range(5):
             await log.append("t", 0, [Record(parts=(b"x" * 50,)) for _ in range(4000)])
+
+    async with places(tmp_path) as (log, objects, clock):
+        await pour()
         watching = asyncio.create_task(watch())
-        async with live(log, objects=objects, clock=clock) as projection:
+        async with LiveProjection.open(
+            log, "t", Laborious, "tally", objects=objects, policy=MANUAL, clock=clock
+        ) as projection:
             await projection.ready(timeout=60)
+            await pour()
+            await projection.caught_up()
             await projection.snapshot()
         watching.cancel()
         assert len(list(await Snapshots(log, "t", objects, "tally").known())) == 1
+    print(worst)
     assert worst < 0.2  # ten times the promised 20 ms; the figure itself is benchmarked
