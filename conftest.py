@@ -1,10 +1,10 @@
 """What `make test` and CI demand of a run beyond green tests: none is skipped, and the suites keep to their budgets.
 
 A skipped test proves nothing: where `make test` or CI runs, a skip is a failure that keeps its reason.  A suite (a
-folder under tests/) without a budget in tests/house/budgets.toml fails the run there, and so do suites that together
-take longer than all their budgets.  `DYNLOG_NO_SKIPS` (set by scripts/check.sh) or `CI` turns this on; `--allow-skips`
-and `--allow-slow` are the explicit ways out.  Choosing tests by `-k`, `-m` or path is not a skip, and an xfail is a
-claim of its own (strict: it must fail).
+folder under tests/) without a budget in tests/house/budgets.toml fails the run there, and so does a run that takes
+longer than the budgets of all its suites.  `DYNLOG_NO_SKIPS` (set by scripts/check.sh) or `CI` turns this on;
+`--allow-skips` and `--allow-slow` are the explicit ways out.  Choosing tests by `-k`, `-m` or path is not a skip, and
+an xfail is a claim of its own (strict: it must fail).
 
 `--loop uvloop` runs what is chosen, and every process that it starts, on uvloop instead of asyncio's own loop.
 """
@@ -12,6 +12,7 @@ claim of its own (strict: it must fail).
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Generator
 from typing import TypeVar
 
@@ -52,23 +53,31 @@ class _Budgets:
 
     def __init__(self, config: pytest.Config) -> None:
         self._times = SuiteTimes(read_budgets(config.rootpath))
+        self._begun: float | None = None
         self._enforced = _is_strict() and not config.getoption("--allow-slow")
 
+    @property
+    def _taken_s(self) -> float:
+        """Since the first test began."""
+        return 0.0 if self._begun is None else time.monotonic() - self._begun
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if self._begun is None:
+            self._begun = time.monotonic() - report.duration
         self._times.add(report.nodeid, report.duration)
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        if self._enforced and self._times.fatal and exitstatus == pytest.ExitCode.OK:
+        if self._enforced and self._times.fatal(self._taken_s) and exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        if table := self._times.table():
+        if table := self._times.table(self._taken_s):
             terminalreporter.section("wall time by suite")
         for line, well in table:
             terminalreporter.write_line(line, red=not well)
         if self._enforced:
             for problem in self._times.problems:
-                verdict = "FAILED" if self._times.fatal else "slow"
+                verdict = "FAILED" if self._times.fatal(self._taken_s) else "slow"
                 terminalreporter.write_line(f"{verdict} {problem} (--allow-slow lets it pass)", red=True)
 
 

@@ -29,7 +29,15 @@ compiled() {
         tests/kv/test_{memory,sqlite}_kv.py tests/router/test_index*.py tests/router/test_{projection_law,state}.py \
         tests/core/test_prompt.py
 }
-tests() { "$bin/python" -m pytest --durations=20 ${ARGS:-}; }
+# Two at a time, a file's tests by one of them; what claims a time or a rate alone, after that.
+tests() {
+    "$bin/python" -m pytest -n2 --dist loadfile -q --durations=20 -m "not timing" ${ARGS:-}
+    local most=$?
+    "$bin/python" -m pytest -q -m timing ${ARGS:-}
+    local timed=$?
+    # 5: ARGS chose none of that kind.
+    [[ $most == [05] && $timed == [05] && $most$timed != 55 ]]
+}
 
 report=()
 failed=0

@@ -6,21 +6,33 @@ shares counts for the suite that wanted it first).  Budgets are data: tests/hous
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 BUDGETS = Path("tests", "house", "budgets.toml")
 """Relative to pytest's rootdir."""
 
 
-def read_budgets(root: Path) -> dict[str, float]:
-    """Seconds by suite; empty where the project has no such file."""
+class Budgets(NamedTuple):
+    """Seconds of each suite's tests, added up, and of a whole run's wall time (tests run two at a time)."""
+
+    suites: Mapping[str, float]
+    run: float
+
+
+def read_budgets(root: Path) -> Budgets:
+    """Those of the project; none where it has no such file."""
     file = root / BUDGETS
     if not file.exists():
-        return {}
-    return {suite: float(seconds) for suite, seconds in tomllib.loads(file.read_text("utf-8"))["seconds"].items()}
+        return Budgets({}, math.inf)
+    said = tomllib.loads(file.read_text("utf-8"))
+    suites = {suite: float(seconds) for suite, seconds in said["seconds"].items()}
+    return Budgets(suites, float(said["run"]["seconds"]))
 
 
 def suite_of(test: str) -> str | None:
@@ -40,8 +52,9 @@ class Taken:
 class SuiteTimes:
     """Adds up what tests took; judges it by ``budgets``."""
 
-    def __init__(self, budgets: dict[str, float]) -> None:
-        self._budgets = budgets
+    def __init__(self, budgets: Budgets) -> None:
+        self._budgets = budgets.suites
+        self._run = budgets.run
         self._taken: defaultdict[str, Taken] = defaultdict(Taken)
 
     def add(self, test: str, seconds: float) -> None:
@@ -61,19 +74,19 @@ class SuiteTimes:
         """The suites whose time is not in order, with the reason."""
         return [f"{suite}: {problem}" for suite in sorted(self._taken) if (problem := self.problem(suite))]
 
-    @property
-    def fatal(self) -> bool:
-        """Whether the run fails for it: a suite has no budget, or all together exceed all budgets together.
+    def fatal(self, wall_s: float) -> bool:
+        """Whether a run of so many seconds fails for it: a suite has no budget, or the run took longer than it may.
 
         One suite's excess alone is shown and does not fail the run: on a busy machine it says nothing about the suite.
         """
-        budgets = [self._budgets.get(suite) for suite in self._taken]
-        return None in budgets or sum(t.seconds for t in self._taken.values()) > sum(
-            b for b in budgets if b is not None
-        )
+        return bool(self._taken) and (not self._budgets.keys() >= self._taken.keys() or wall_s > self._most_s())
 
-    def table(self) -> list[tuple[str, bool]]:
-        """Lines of the table, each with whether all is well in it; empty if no suite ran."""
+    def _most_s(self) -> float:
+        """How long a run of these suites may take."""
+        return min(sum(self._budgets.get(suite, 0.0) for suite in self._taken), self._run)
+
+    def table(self, wall_s: float) -> list[tuple[str, bool]]:
+        """Lines of the table of a run of so many seconds, each with whether all is well in it; none if no suite ran."""
         if not self._taken:
             return []
         lines = [(f"{'suite':<14}{'tests':>7}{'seconds':>10}{'budget':>9}", True)]
@@ -86,4 +99,5 @@ class SuiteTimes:
         seconds = sum(taken.seconds for taken in self._taken.values())
         budget = sum(self._budgets.get(suite, 0) for suite in self._taken)
         lines.append((f"{'all':<14}{tests:>7}{seconds:>10.1f}{budget:>9.0f}", not self.problems))
+        lines.append((f"{'wall':<14}{'':>7}{wall_s:>10.1f}{self._most_s():>9.0f}", not self.fatal(wall_s)))
         return lines
