@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from dynlog.errors import Closed, DeadlineExceeded, DynlogError, LogFull, LogUnavailable, OutcomeUnknown
 from dynlog.limits import Limits
@@ -28,6 +28,7 @@ from dynlog.storage.sqlite.ahead import Ahead
 from dynlog.storage.sqlite.bell import Bell
 from dynlog.storage.sqlite.budget import Budget
 from dynlog.storage.sqlite.failures import BUSY, code_of, translated
+from dynlog.storage.sqlite.postbox import Postbox
 from dynlog.storage.sqlite.room import Room
 from dynlog.storage.sqlite.schema import WAL_KEPT_BYTES
 from dynlog.storage.sqlite.transaction import Transaction
@@ -36,6 +37,8 @@ T = TypeVar("T")
 GROUP_JOBS, GROUP_BYTES = 1024, 8 << 20
 QUEUED_BYTES, QUEUED_JOBS = 64 << 20, 8192
 RESTART_EVERY_S = 1.0
+CARE_COMMITS, CARE_BYTES = 16, 256 << 10
+"""After so many commits, or bytes, it is looked at how long the write-ahead log has become."""
 CLOSE_PATIENCE_S = 5.0
 """How long closing waits for a lock that another process holds."""
 
@@ -67,6 +70,15 @@ Outcome = tuple[Job, Any, Exception | None]
 Advanced = Mapping[tuple[int, int], int]
 
 
+class Done(NamedTuple):
+    """A group that was dealt with; ``commit`` is None if nothing was changed."""
+
+    group: list[Job]
+    outcomes: list[Outcome]
+    commit: int | None
+    advanced: Advanced
+
+
 class Writer:
     """The writer of one open log; `run` from its event loop, `close` ends the thread."""
 
@@ -88,7 +100,9 @@ class Writer:
         self._state = State.OPEN
         self._closing_since = 0.0
         self._no_restart_before = 0.0
+        self._uncared_commits = self._uncared_bytes = 0
         self._ended = asyncio.Event()
+        self._done = Postbox(self._acknowledge)
         self._writing = threading.Thread(target=self._write, name=f"dynlog-write-{path.name}", daemon=True)
         self._writing.start()
 
@@ -134,6 +148,7 @@ class Writer:
             self._jobs.put(None)
         await self._ended.wait()
         self._writing.join()
+        self._done.close()
         self._limits.close()
 
     def _check_open(self) -> None:
@@ -165,12 +180,9 @@ class Writer:
         while job is not None:
             group.append(job)
             size += job.size
-            if len(group) >= GROUP_JOBS or size >= GROUP_BYTES:
+            if len(group) >= GROUP_JOBS or size >= GROUP_BYTES or self._jobs.empty():
                 return group, False
-            try:
-                job = self._jobs.get_nowait()
-            except queue.Empty:
-                return group, False
+            job = self._jobs.get_nowait()  # nobody else takes any
         return group, True
 
     def _commit(self, group: list[Job]) -> None:
@@ -178,9 +190,13 @@ class Writer:
         outcomes, commit = self._transact(jobs)
         outcomes = refused + outcomes
         advanced = dict(self._tx.advanced) if commit is not None else {}
-        with suppress(RuntimeError):  # the loop may be gone if nobody closed the log
-            self._loop.call_soon_threadsafe(self._acknowledge, group, outcomes, commit, advanced)
-        self._care_for_wal()
+        self._done.post(Done(group, outcomes, commit, advanced))
+        self._uncared_commits += 1
+        self._uncared_bytes += sum([job.size for job in group])
+        # Not each time: the event loop, which has just been woken, wants the interpreter.
+        if self._uncared_commits >= CARE_COMMITS or self._uncared_bytes >= CARE_BYTES:
+            self._uncared_commits = self._uncared_bytes = 0
+            self._care_for_wal()
 
     def _with_room(self, jobs: list[Job]) -> tuple[list[Job], list[Outcome]]:
         """The jobs that may run, and the appends that would leave no space to truncate."""
@@ -279,13 +295,13 @@ class Writer:
             "the log, open it again, and repeat the appends under the same marks"
         )
 
-    def _acknowledge(self, group: list[Job], outcomes: list[Outcome], commit: int | None, advanced: Advanced) -> None:
-        for job in group:
+    def _acknowledge(self, done: Done) -> None:
+        for job in done.group:
             self._budget.give_back(job.size)
-        if commit is not None:
-            self._on_commit(commit, advanced)
+        if done.commit is not None:
+            self._on_commit(done.commit, done.advanced)
         settled: list[Prompt[Any]] = []
-        for job, outcome, error in outcomes:
+        for job, outcome, error in done.outcomes:
             if job.future.done():
                 continue
             if error is None:
