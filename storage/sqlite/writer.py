@@ -9,17 +9,17 @@ An I/O error at COMMIT ends the writer for good: after a failed fsync nobody kno
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 import random
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from dynlog.errors import Closed, DeadlineExceeded, DynlogError, LogFull, LogUnavailable, OutcomeUnknown
 from dynlog.limits import Limits
@@ -28,11 +28,13 @@ from dynlog.storage.sqlite.ahead import Ahead
 from dynlog.storage.sqlite.bell import Bell
 from dynlog.storage.sqlite.budget import Budget
 from dynlog.storage.sqlite.failures import BUSY, code_of, translated
+from dynlog.storage.sqlite.jobs import Advanced, Done, Job, Outcome
 from dynlog.storage.sqlite.postbox import Postbox
 from dynlog.storage.sqlite.room import Room
 from dynlog.storage.sqlite.schema import WAL_KEPT_BYTES
 from dynlog.storage.sqlite.transaction import Transaction
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 GROUP_JOBS, GROUP_BYTES = 1024, 8 << 20
 QUEUED_BYTES, QUEUED_JOBS = 64 << 20, 8192
@@ -41,6 +43,12 @@ CARE_COMMITS, CARE_BYTES = 16, 256 << 10
 """After so many commits, or bytes, it is looked at how long the write-ahead log has become."""
 CLOSE_PATIENCE_S = 5.0
 """How long closing waits for a lock that another process holds."""
+
+
+REPEAT = (
+    "what was under way may or may not be stored; close the log, open it again, and repeat the appends under the same "
+    "marks"
+)
 
 
 class _NotRung(Exception):
@@ -53,30 +61,6 @@ class State(Enum):
     OPEN = "takes jobs"
     CLOSING = "finishes what was handed over"
     FAILED = "refuses everything after an I/O error"
-
-
-@dataclass(slots=True)
-class Job:
-    """Work for one transaction, and where its outcome goes."""
-
-    work: Callable[[Transaction], Any]
-    size: int
-    future: Prompt[Any]
-    abandoned: bool = False
-    """The caller is gone: the work is skipped if it has not begun."""
-
-
-Outcome = tuple[Job, Any, Exception | None]
-Advanced = Mapping[tuple[int, int], int]
-
-
-class Done(NamedTuple):
-    """A group that was dealt with; ``commit`` is None if nothing was changed."""
-
-    group: list[Job]
-    outcomes: list[Outcome]
-    commit: int | None
-    advanced: Advanced
 
 
 class Writer:
@@ -158,19 +142,35 @@ class Writer:
             case State.FAILED:
                 raise LogUnavailable(f"writing {self._path} failed before: close the log and open it again")
 
+    def _end(self) -> None:
+        """The thread writes nothing more: what it has not taken was not stored."""
+        self._ended.set()
+        while not self._jobs.empty():
+            job = self._jobs.get_nowait()
+            if job is not None:
+                self._budget.give_back(job.size)
+                if not job.future.done():
+                    job.future.set_exception(LogUnavailable(f"{self._path} is written no more: nothing was stored"))
+
     # The thread
 
     def _write(self) -> None:
+        group: list[Job] = []
         try:
             last = False
             while not last:
                 group, last = self._next_group()
                 if group:
                     self._commit(group)
+        except Exception as defect:
+            logger.exception("the writer of %s ends by a defect", self._path)
+            self._state = State.FAILED
+            unknown = OutcomeUnknown(f"the writer of {self._path} ended by a defect ({defect!r}): {REPEAT}")
+            self._done.post(Done(group, [(job, None, unknown) for job in group], None, {}))
         finally:
             self._db.close()
             with suppress(RuntimeError):  # the loop may be gone if nobody closed the log
-                self._loop.call_soon_threadsafe(self._ended.set)
+                self._loop.call_soon_threadsafe(self._end)
 
     def _next_group(self) -> tuple[list[Job], bool]:
         """What is queued, at least one job, and whether it is the last group."""
@@ -290,10 +290,7 @@ class Writer:
         if not isinstance(problem, sqlite3.Error | _NotRung):
             return problem
         self._state = State.FAILED
-        return OutcomeUnknown(
-            f"{self._path} failed while it was written ({problem}): what was under way may or may not be stored; close "
-            "the log, open it again, and repeat the appends under the same marks"
-        )
+        return OutcomeUnknown(f"{self._path} failed while it was written ({problem}): {REPEAT}")
 
     def _acknowledge(self, done: Done) -> None:
         for job in done.group:

@@ -63,6 +63,28 @@ async def test_a_slower_process_never_turns_the_bell_back(tmp_path: Path) -> Non
     assert bell.look(path) == Reading(identity, 4)
 
 
+async def test_a_defect_in_the_writers_thread_is_told_at_once_to_all_who_wait_and_who_come_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def defect(*_: object) -> bool:
+        raise RuntimeError("a defect")
+
+    async with open_log(f"sqlite://{tmp_path}/events.db") as log:
+        await log.create_topic("t")
+        await append(log, b"a")
+        monkeypatch.setattr(room.Room, "is_there", defect)
+        async with asyncio.timeout(10):
+            outcomes = await asyncio.gather(*(append(log, b"%d" % n) for n in range(50)), return_exceptions=True)
+            with pytest.raises(LogUnavailable, match="open it again"):
+                await append(log, b"later")
+        # The first went into the group that met it; what was not even taken was surely not stored.
+        assert isinstance(outcomes[0], OutcomeUnknown)
+        assert "RuntimeError('a defect')" in str(outcomes[0])
+        assert {type(outcome) for outcome in outcomes} <= {OutcomeUnknown, LogUnavailable}
+        assert await bodies(log) == [b"a"]
+    assert "ends by a defect" in caplog.text
+
+
 @pytest.mark.parametrize("gone", [["", "-bell", "-wal", "-shm"], ["-bell"], [""]], ids=["all", "bell", "database"])
 async def test_what_is_appended_to_a_log_whose_files_were_deleted_is_not_acknowledged(
     tmp_path: Path, gone: list[str]
