@@ -66,21 +66,29 @@ async def test_a_slower_process_never_turns_the_bell_back(tmp_path: Path) -> Non
 async def test_a_defect_in_the_writers_thread_is_told_at_once_to_all_who_wait_and_who_come_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    entered, others_wait = threading.Event(), threading.Event()
+
     def defect(*_: object) -> bool:
+        entered.set()
+        assert others_wait.wait(10)
         raise RuntimeError("a defect")
 
-    async with open_log(f"sqlite://{tmp_path}/events.db") as log:
+    async with open_log(f"sqlite://{tmp_path}/events.db") as log, asyncio.timeout(20):
         await log.create_topic("t")
         await append(log, b"a")
         monkeypatch.setattr(room.Room, "is_there", defect)
-        async with asyncio.timeout(10):
-            outcomes = await asyncio.gather(*(append(log, b"%d" % n) for n in range(50)), return_exceptions=True)
-            with pytest.raises(LogUnavailable, match="open it again"):
-                await append(log, b"later")
-        # The first went into the group that met it; what was not even taken was surely not stored.
-        assert isinstance(outcomes[0], OutcomeUnknown)
-        assert "RuntimeError('a defect')" in str(outcomes[0])
-        assert {type(outcome) for outcome in outcomes} <= {OutcomeUnknown, LogUnavailable}
+        first = asyncio.create_task(append(log, b"first"))
+        assert await asyncio.to_thread(entered.wait, 10)
+        others = [asyncio.create_task(append(log, b"%d" % number)) for number in range(20)]
+        await asyncio.sleep(0)
+        others_wait.set()
+        with pytest.raises(OutcomeUnknown, match="a defect"):
+            await first
+        for outcome in await asyncio.gather(*others, return_exceptions=True):
+            assert isinstance(outcome, LogUnavailable)
+            assert "nothing was stored" in str(outcome)
+        with pytest.raises(LogUnavailable, match="open it again"):
+            await append(log, b"later")
         assert await bodies(log) == [b"a"]
     assert "ends by a defect" in caplog.text
 
