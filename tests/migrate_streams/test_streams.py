@@ -56,8 +56,7 @@ def sequence(stored: StoredRecord) -> int:
 async def test_a_message_keeps_its_subject_headers_time_and_place(source: Source, dynlog_log: Log) -> None:
     await source.stream("ORDERS", "orders.>")
     await source.js.publish("orders.new", b"one", headers={"Kind": "first", "Nats-Msg-Id": "a-1"})
-    await source.client.publish("orders.old", b"")
-    await source.client.flush()
+    await source.js.publish("orders.old", b"")
     moving = migration(source, dynlog_log)
     item = await moving.planned("ORDERS")
     assert (item.target, item.count, item.refused) == ("ORDERS", 2, ())

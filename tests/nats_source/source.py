@@ -62,8 +62,12 @@ class Writer:
             if number % 500 == 0:
                 await self.client.flush()
         await self.client.flush()
+        await self.reached(name, before + count)
+
+    async def reached(self, name: str, last: int) -> None:
+        """Returns once the stream has that message: what was published is stored some time after its PONG."""
         async with asyncio.timeout(30):
-            while (await self.js.stream_info(name)).state.last_seq < before + count:
+            while (await self.js.stream_info(name)).state.last_seq < last:
                 await self.client.flush()
 
     async def api(self, subject: str, request: Mapping[str, Any] | None = None) -> dict[str, Any]:

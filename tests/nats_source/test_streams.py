@@ -27,8 +27,9 @@ async def test_a_message_comes_as_it_was_stored(
     await publish_raw(
         nats_server.url, f"{name}.é", b"NATS/1.0\r\nA: 1\r\nB:two\r\nA:   3 \r\na: \xff\r\nEmpty:\r\n\r\n", b"\x00body"
     )
+    await writer.reached(name, 1)
     await writer.client.publish(f"{name}.plain", b"")
-    await writer.client.flush()
+    await writer.reached(name, 2)
     info = await stream_info(source, name)
     first, second = await all_of(read_stream(source, info, first=1, last=2))
     assert (first.sequence, first.subject, first.data, first.malformed) == (1, f"{name}.é", b"\x00body", None)
@@ -56,6 +57,7 @@ async def test_a_header_block_that_follows_no_rule_comes_whole_and_the_rest_goes
     await writer.stream(name, direct=direct)
     await writer.fill(name, 1)
     await publish_raw(nats_server.url, f"{name}.s", block, b"body")
+    await writer.reached(name, 2)
     await writer.fill(name, 1)
     said = (await writer.api(f"STREAM.MSG.GET.{name}", {"seq": 2}))["message"]
     messages = await all_of(read_stream(source, await stream_info(source, name), first=1, last=3))
@@ -81,6 +83,7 @@ async def test_what_a_publisher_writes_cannot_pass_for_what_the_server_knows(
         b"Nats-Time-Stamp: 2001-01-01T00:00:00Z\r\nNats-Num-Pending: 0\r\nNats-Last-Sequence: 0\r\n\r\n"
     )
     await publish_raw(nats_server.url, f"{name}.s", forged, b"NATS/1.0 204 EOB\r\n\r\n")
+    await writer.reached(name, 1)
     (message,) = await all_of(read_stream(source, await stream_info(source, name), first=1, last=1))
     assert (message.sequence, message.subject, message.malformed) == (1, f"{name}.s", None)
     assert message.headers is not None
