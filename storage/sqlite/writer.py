@@ -39,8 +39,9 @@ T = TypeVar("T")
 GROUP_JOBS, GROUP_BYTES = 1024, 8 << 20
 QUEUED_BYTES, QUEUED_JOBS = 64 << 20, 8192
 RESTART_EVERY_S = 1.0
-CARE_COMMITS, CARE_BYTES = 16, 256 << 10
-"""After so many commits, or bytes, it is looked at how long the write-ahead log has become."""
+CARE_BYTES, COMMIT_BYTES = 256 << 10, 16 << 10
+"""After so many bytes it is looked at how long the write-ahead log has become; a commit, which writes whole pages,
+counts as so many at least."""
 CLOSE_PATIENCE_S = 5.0
 """How long closing waits for a lock that another process holds."""
 
@@ -84,9 +85,9 @@ class Writer:
         self._state = State.OPEN
         self._closing_since = 0.0
         self._no_restart_before = 0.0
-        self._uncared_commits = self._uncared_bytes = 0
+        self._uncared_bytes = 0
         self._ended = asyncio.Event()
-        self._done = Postbox(self._acknowledge)
+        self._done = Postbox(self._take_back)
         self._writing = threading.Thread(target=self._write, name=f"dynlog-write-{path.name}", daemon=True)
         self._writing.start()
 
@@ -162,6 +163,8 @@ class Writer:
                 group, last = self._next_group()
                 if group:
                     self._commit(group)
+                    size, group = sum([job.size for job in group]), []  # which are not the writer's any more
+                    self._care_in_time(size)
         except Exception as defect:
             logger.exception("the writer of %s ends by a defect", self._path)
             self._state = State.FAILED
@@ -169,8 +172,7 @@ class Writer:
             self._done.post(Done(group, [(job, None, unknown) for job in group], None, {}))
         finally:
             self._db.close()
-            with suppress(RuntimeError):  # the loop may be gone if nobody closed the log
-                self._loop.call_soon_threadsafe(self._end)
+            self._done.post(None)
 
     def _next_group(self) -> tuple[list[Job], bool]:
         """What is queued, at least one job, and whether it is the last group."""
@@ -191,12 +193,6 @@ class Writer:
         outcomes = refused + outcomes
         advanced = dict(self._tx.advanced) if commit is not None else {}
         self._done.post(Done(group, outcomes, commit, advanced))
-        self._uncared_commits += 1
-        self._uncared_bytes += sum([job.size for job in group])
-        # Not each time: the event loop, which has just been woken, wants the interpreter.
-        if self._uncared_commits >= CARE_COMMITS or self._uncared_bytes >= CARE_BYTES:
-            self._uncared_commits = self._uncared_bytes = 0
-            self._care_for_wal()
 
     def _with_room(self, jobs: list[Job]) -> tuple[list[Job], list[Outcome]]:
         """The jobs that may run, and the appends that would leave no space to truncate."""
@@ -292,6 +288,13 @@ class Writer:
         self._state = State.FAILED
         return OutcomeUnknown(f"{self._path} failed while it was written ({problem}): {REPEAT}")
 
+    def _take_back(self, done: Done | None) -> None:
+        """What the thread posts; None is the last of it."""
+        if done is None:
+            self._end()
+        else:
+            self._acknowledge(done)
+
     def _acknowledge(self, done: Done) -> None:
         for job in done.group:
             self._budget.give_back(job.size)
@@ -307,6 +310,13 @@ class Writer:
             else:
                 job.future.set_exception(error)
         go_on(settled)
+
+    def _care_in_time(self, size: int) -> None:
+        """Not after each commit: the event loop, which has just been woken, wants the interpreter."""
+        self._uncared_bytes += max(size, COMMIT_BYTES)
+        if self._uncared_bytes >= CARE_BYTES:
+            self._uncared_bytes = 0
+            self._care_for_wal()
 
     def _care_for_wal(self) -> None:
         """SQLite checkpoints by itself but starts the file over only when no reader looks at it: insist once it is big.
