@@ -2,9 +2,9 @@
 
 A skipped test proves nothing: where `make test` or CI runs, a skip is a failure that keeps its reason.  A suite (a
 folder under tests/) without a budget in tests/house/budgets.toml fails the run there, and so does a run that takes
-longer than the budgets of all its suites.  `DYNLOG_NO_SKIPS` (set by scripts/check.sh) or `CI` turns this on;
-`--allow-skips` and `--allow-slow` are the explicit ways out.  Choosing tests by `-k`, `-m` or path is not a skip, and
-an xfail is a claim of its own (strict: it must fail).
+longer than the budgets of all its suites, or than a run may.  `DYNLOG_NO_SKIPS` (set by scripts/check.sh) or `CI`
+turns this on; `--allow-skips` and `--allow-slow` are the explicit ways out.  Choosing tests by `-k`, `-m` or path is
+not a skip, and an xfail is a claim of its own (strict: it must fail).
 
 `--loop uvloop` runs what is chosen, and every process that it starts, on uvloop instead of asyncio's own loop.
 """

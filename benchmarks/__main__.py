@@ -7,19 +7,18 @@ import argparse
 import ast
 import json
 import multiprocessing
-import os
 import sys
 import traceback
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.machine import machine_facts
+from benchmarks.machine import REPOSITORY, machine_facts
 from benchmarks.one import run_benchmark
 from benchmarks.report import Row, print_table, report_console
 
 HERE = Path(__file__).resolve().parent
-RESULTS = Path(os.environ.get("DYNLOG_COMPILED_FROM") or HERE.parent) / "benchmarks" / "results"
+RESULTS = REPOSITORY / "benchmarks" / "results"
 
 
 def find_benchmarks(folder: Path = HERE) -> list[str]:

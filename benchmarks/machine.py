@@ -15,6 +15,8 @@ from dynlog.network import session
 from dynlog.testing.process import ServerNotAvailable
 from dynlog.testing.programs import find_in_cache, find_program
 
+REPOSITORY = Path(os.environ.get("DYNLOG_COMPILED_FROM") or Path(__file__).resolve().parent.parent)
+"""Whose history it is, and where results go: the compiled copy has neither."""
 PACKAGES = (
     "dynlog",
     "ai-dynamo-runtime",
@@ -97,9 +99,8 @@ def _answered(program: str, option: str, *, pattern: str) -> str | None:
 
 def _revision() -> str | None:
     command = ["git", "describe", "--always", "--dirty"]
-    where = os.environ.get("DYNLOG_COMPILED_FROM") or Path(__file__).parent  # the compiled copy has no history
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=where)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()

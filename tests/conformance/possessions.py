@@ -13,4 +13,9 @@ LOOPS_OWN_THREADS = ("asyncio_", "uvloop_")
 def possessions() -> tuple[int, int, int]:
     """(tasks, threads that are not the loop's own pool, open file descriptors) of this process."""
     threads = [thread for thread in threading.enumerate() if not thread.name.startswith(LOOPS_OWN_THREADS)]
-    return len(asyncio.all_tasks()), len(threads), len(list(Path("/proc/self/fd").iterdir()))
+    return len(asyncio.all_tasks()), len(threads), descriptors()
+
+
+def descriptors() -> int:
+    """How many file descriptors this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))

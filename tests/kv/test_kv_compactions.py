@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
@@ -14,28 +12,10 @@ from dynlog.kv import Bucket, CompactionPolicy, open_kv
 from dynlog.kv.pictures import FIRST, Place, behind, next_pictures
 from dynlog.kv.records import MARKS, Barrier, Picture, Put
 from dynlog.log import Log
-from dynlog.open import open_log
 from dynlog.topics import PartitionState
 from tests.faulty import FaultyLog
 from tests.kv.backend import NAME, contents, elsewhere
 from tests.kv.facts import ListLog, seen
-
-
-@pytest.fixture
-def log_url() -> str:
-    return f"memory://{uuid4().hex}"
-
-
-@pytest.fixture
-async def log(log_url: str) -> AsyncIterator[Log]:
-    async with open_log(log_url) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def bucket(log: Log) -> AsyncIterator[Bucket]:
-    async with open_kv(log, compaction=None) as kv:
-        yield await kv.create(NAME)
 
 
 def test_a_picture_in_several_records_is_not_mixed_up_with_that_of_another_compaction() -> None:

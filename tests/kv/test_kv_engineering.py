@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any, Self
@@ -64,23 +64,6 @@ class Asked(FaultyLog):
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
-
-
-@pytest.fixture
-def log_url() -> str:
-    return f"memory://{uuid4().hex}"
-
-
-@pytest.fixture
-async def log(log_url: str) -> AsyncIterator[Log]:
-    async with open_log(log_url) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def bucket(log: Log) -> AsyncIterator[Bucket]:
-    async with open_kv(log, compaction=None) as kv:
-        yield await kv.create(NAME)
 
 
 async def test_many_writers_share_appends(bucket: Bucket, log_url: str) -> None:

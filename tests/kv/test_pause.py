@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from uuid import uuid4
 
 import pytest
 
@@ -17,23 +15,6 @@ from tests.conformance.backend import PATIENCE_S
 from tests.kv.backend import NAME, contents, elsewhere
 
 FOR_EVER_S = 3600.0
-
-
-@pytest.fixture
-def log_url() -> str:
-    return f"memory://{uuid4().hex}"
-
-
-@pytest.fixture
-async def log(log_url: str) -> AsyncIterator[Log]:
-    async with open_log(log_url) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def bucket(log: Log) -> AsyncIterator[Bucket]:
-    async with open_kv(log, compaction=None) as kv:
-        yield await kv.create(NAME)
 
 
 @pytest.fixture

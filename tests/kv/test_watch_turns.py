@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from uuid import uuid4
 
 import pytest
 
-from dynlog.kv import Bucket, Changed, Present, Ready, open_kv
+from dynlog.kv import Bucket, Changed, Present, Ready
 from dynlog.kv.table import FEW
 from dynlog.kv.watch import STEP, Event
-from dynlog.open import open_log
-from tests.kv.backend import NAME
 
 KEYS = [f"k{number:05d}" for number in range(2 * FEW)]
 
 
 @pytest.fixture
-async def bucket() -> AsyncIterator[Bucket]:
-    async with open_log(f"memory://{uuid4().hex}") as log, open_kv(log, compaction=None) as kv:
-        opened = await kv.create(NAME)
-        await asyncio.gather(*(opened.put(key, b"old") for key in KEYS))
-        yield opened
+async def bucket(bucket: Bucket) -> Bucket:
+    await asyncio.gather(*(bucket.put(key, b"old") for key in KEYS))
+    return bucket
 
 
 async def count_turns(turns: list[int]) -> None:

@@ -7,13 +7,13 @@ import errno
 import os
 import threading
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
 from dynlog.storage.sqlite.postbox import Postbox
 from tests.conformance.backend import PATIENCE_S
+from tests.conformance.possessions import descriptors
 
 T = TypeVar("T")
 
@@ -42,10 +42,6 @@ def post(box: Postbox[T], items: Iterable[T]) -> None:
     posting = threading.Thread(target=in_turn)
     posting.start()
     posting.join()
-
-
-def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 @pytest.mark.usefixtures("way")

@@ -14,6 +14,7 @@ import pytest
 
 from dynlog.record import Buffer
 from dynlog.wire import Channel, Listener, Wire, make_wire
+from tests.conformance.possessions import descriptors
 
 PATIENCE_S = 20.0
 """No scenario waits longer than this for something that must come; it only bounds a failure."""
@@ -141,17 +142,17 @@ class WireBackend(ABC):
     async def nothing_is_left(self) -> AsyncIterator[None]:
         """Whatever a scenario does, no task and no descriptor is left behind."""
         await _first_stream()
-        before, descriptors = asyncio.all_tasks(), _descriptors()
+        before, opened = asyncio.all_tasks(), descriptors()
         yield
         left = asyncio.all_tasks() - before - {asyncio.current_task()}
         if left:
             await asyncio.wait(left, timeout=PATIENCE_S)
         assert not [task for task in left if not task.done()]
         for _ in range(100):
-            if _descriptors() <= descriptors:
+            if descriptors() <= opened:
                 return
             await asyncio.sleep(0)
-        assert _descriptors() <= descriptors
+        assert descriptors() <= opened
 
     @asynccontextmanager
     async def place(self, tmp_path: Path) -> AsyncIterator[Place]:
@@ -187,10 +188,6 @@ async def _first_stream() -> None:
         _, writer = await asyncio.open_connection(sock=near)
         writer.close()
         await writer.wait_closed()
-
-
-def _descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def body(number: int, size: int = 16) -> bytes:
