@@ -6,6 +6,7 @@ import asyncio
 import os
 
 from dynlog.log import Log
+from dynlog.open import open_log
 from dynlog.record import Record
 from dynlog.timing import ManualClock
 from dynlog.topics import Holder, HolderKind, Retention
@@ -16,15 +17,16 @@ PIECE = 10_000
 
 class RetentionSuite(LogBackend):
     async def test_retention_by_age_drops_what_is_older_in_log_time_and_nothing_else(
-        self, timed: Log, clock: ManualClock
+        self, timed: Log, clock: ManualClock, log_url: str
     ) -> None:
         if timed.capabilities.server_time:
             return  # the test cannot turn it
         await timed.create_topic(TOPIC, partitions=2, retention=Retention(max_age_s=3600))
-        await timed.append(TOPIC, 0, numbered(3))
-        await timed.append(TOPIC, 1, numbered(2))
-        clock.advance(1800)
-        await timed.append(TOPIC, 0, records("younger"))
+        async with open_log(log_url, clock=clock) as other:  # with it ends what an append begins: retention by itself
+            await other.append(TOPIC, 0, numbered(3))
+            await other.append(TOPIC, 1, numbered(2))
+            clock.advance(1800)
+            await other.append(TOPIC, 0, records("younger"))
         clock.advance(1799)
         await timed.enforce_retention(TOPIC)
         assert (await bounds(timed), await bounds(timed, TOPIC, 1)) == ((0, 4), (0, 2))
@@ -62,12 +64,16 @@ class RetentionSuite(LogBackend):
         await timed.enforce_retention(TOPIC)
         assert await bounds(timed) == (0, 6)
 
-    async def test_retention_spares_what_a_holder_needs_and_names_it(self, timed: Log, clock: ManualClock) -> None:
+    async def test_retention_spares_what_a_holder_needs_and_names_it(
+        self, timed: Log, clock: ManualClock, log_url: str
+    ) -> None:
         if timed.capabilities.server_time:
             return  # the test cannot turn it
         await timed.create_topic(TOPIC, retention=Retention(max_age_s=60, max_bytes=10_000))
-        for number in range(6):
-            await timed.append(TOPIC, 0, [Record(parts=(f"r{number}".encode(), os.urandom(5_000)))])
+        await timed.hold(TOPIC, Holder("h", HolderKind.NAMED, {0: 0}))
+        async with open_log(log_url, clock=clock) as other:  # as above
+            for number in range(6):
+                await other.append(TOPIC, 0, [Record(parts=(f"r{number}".encode(), os.urandom(5_000)))])
         await timed.hold(TOPIC, Holder("h", HolderKind.NAMED, {0: 2}))
         clock.advance(3600)
         (done,) = await timed.enforce_retention(TOPIC)
