@@ -30,6 +30,7 @@ import msgpack
 from dynlog.codec import seal, unseal
 from dynlog.errors import LogCorrupt, MalformedRecord
 from dynlog.marks import MarkState, Stretch
+from dynlog.packing import pack
 from dynlog.storage.sqlite.failures import ADVICE as ADVICE
 from dynlog.topics import Retention, Topic
 
@@ -148,7 +149,7 @@ def doomed_key(topic: int | None = None) -> str:
 
 def sealed(key: str, values: Any) -> bytes:
     """The frame of a document; it verifies only under its own key."""
-    return seal(msgpack.packb(values), key.encode())
+    return seal(pack(values), key.encode())
 
 
 def unsealed(key: str, frame: object) -> list[Any]:
