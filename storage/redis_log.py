@@ -91,7 +91,6 @@ class RedisLog(Log):
         self._retaining: asyncio.Task[None] | None = None
         self._appending = 0
         self._idle = asyncio.Event()
-        self._idle.set()
         self._closed = False
 
     def start(self) -> None:
@@ -131,7 +130,8 @@ class RedisLog(Log):
             rest.push_async_callback(self._stop_retaining)
             with suppress(TimeoutError):
                 async with asyncio.timeout(GRACE_S if self._client.appends.trouble is None else 0):
-                    await self._idle.wait()
+                    while self._appending:
+                        await self._idle.wait()
 
     async def _stop_retaining(self) -> None:
         retaining, self._retaining = self._retaining, None
@@ -183,12 +183,11 @@ class RedisLog(Log):
     ) -> Appended:
         self._check()
         self._appending += 1
-        self._idle.clear()
         try:
             appended = await self._appends.append(topic, partition, records, expect, Deadline(timeout))
         finally:
             self._appending -= 1
-            if not self._appending:
+            if self._closed and not self._appending:
                 self._idle.set()
         now_ms = self._client.now_ms
         if abs(now_ms - self._retained_ms.setdefault(topic, now_ms - RETENTION_EVERY_MS)) >= RETENTION_EVERY_MS:

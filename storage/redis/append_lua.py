@@ -27,9 +27,8 @@ APPEND = Script(
     "append",
     """
 local meta, stream, marks = KEYS[1], KEYS[2], KEYS[3]
-local run, strong = string.match(ARGV[1], '^(%x+) (%d)$')
-local known, now, count, runs, expect = string.match(ARGV[2], '^(%d+) (%d+) (%d+) (%d+) ?(%d*)$')
-known, now, count, runs = tonumber(known), tonumber(now), tonumber(count), tonumber(runs)
+local run, strong = string.sub(ARGV[1], 1, -3), string.sub(ARGV[1], -1)
+local known, now, expect, count, runs = struct.unpack('>dddI4I4', ARGV[2])
 local frame, bell, blob = ARGV[3], ARGV[4], ARGV[5]
 local m = redis.call('HMGET', meta, 'end', 'time', 'written', 'run', 'weak', 'gaps')
 if not m[1] then return {'GONE'} end
@@ -117,7 +116,7 @@ for r = 1, runs do
 end
 take(count - at)
 if new == 0 then return {'REPEAT', tonumber(m[1]), now, pieces} end
-if expect ~= '' and tonumber(expect) ~= tonumber(m[1]) then return {'CONFLICT', tonumber(m[1])} end
+if expect >= 0 and expect ~= tonumber(m[1]) then return {'CONFLICT', tonumber(m[1])} end
 if repeats > 0 then return {'PART', base, now, pieces} end
 
 -- Numbers that are text already are not written out again: each takes a good part of a microsecond.

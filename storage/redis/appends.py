@@ -20,8 +20,13 @@ from dynlog.storage.redis.wire import RUN
 from dynlog.timing import Deadline
 from dynlog.topics import Appended, Topic, check_name
 
-MARKS = struct.Struct(">6I")
+NUMBERS = struct.Struct(">3d2I")
+MARKS = struct.Struct(">2I2Q")
 HALF = 1 << 32
+NOTHING = -1
+"""What an append that expects no offset says."""
+MOST_OFFSET = 1 << 53
+"""Numbers in scripts are exact up to here; no end is so high."""
 REMEMBERED = 4096
 """How many ends, and how many producers' epochs, a handle remembers."""
 MOST_WAIT_MS = 10_000
@@ -96,15 +101,16 @@ class Appends:
             keys = self._topics.partition(topic, partition)
             frame = seal(payload, place(topic, partition))
             known = self._ends.get(keys.meta, 0)
+            expected = NOTHING if expect is None else min(expect, MOST_OFFSET)
             job = Job(
                 keys[:3],
                 (
                     RUN,
-                    f"{known} {client.script_now} {len(records)} {len(runs)} {'' if expect is None else expect}",
+                    NUMBERS.pack(known, client.script_now, expected, len(records), len(runs)),
                     frame,
                     keys.bell,
                     _packed(runs),
-                    *(run.producer_id for run in runs),
+                    *[run.producer_id for run in runs],
                 ),
             )
             reply = await client.run_script(
@@ -194,9 +200,7 @@ def _all_marked(runs: Sequence[MarkRun], records: Sequence[Record]) -> bool:
 
 
 def _packed(runs: Sequence[MarkRun]) -> bytes:
-    return b"".join(
-        [MARKS.pack(run.start, run.length, *divmod(run.epoch, HALF), *divmod(run.sequence, HALF)) for run in runs]
-    )
+    return b"".join([MARKS.pack(start, length, epoch, sequence) for start, length, _, epoch, sequence in runs])
 
 
 def _new_part(

@@ -36,6 +36,7 @@ class Lane:
 
     def __init__(self, connect: Callable[[], Awaitable[Link]]) -> None:
         self._connect = connect
+        self._loop = asyncio.get_running_loop()
         self._queue: deque[Call] = deque()
         self._wire: Wire | None = None
         self._spare: Wire | None = None
@@ -56,7 +57,7 @@ class Lane:
         """
         if self._closed:
             raise Closed("the log was closed")
-        call = Call(command, size)
+        call = Call(command, size, self._loop)
         wire = self._wire
         if not self._working and wire is not None and wire.idle and not self._stale and not call.blocks:
             wire.send((call,))

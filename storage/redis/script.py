@@ -11,7 +11,7 @@ FLAGS_SINCE = (7, 0)
 """The first version of Redis whose scripts may say what they need."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Script:
     """One script; ``name`` is for messages.
 

@@ -38,9 +38,9 @@ class Call:
 
     __slots__ = ("command", "reply", "sent", "size")
 
-    def __init__(self, command: Command, size: int) -> None:
+    def __init__(self, command: Command, size: int, loop: asyncio.AbstractEventLoop) -> None:
         self.command, self.size = command, size
-        self.reply: Prompt[Any] = Prompt(asyncio.get_running_loop())
+        self.reply: Prompt[Any] = Prompt(loop)
         self.sent = False
 
     @property
