@@ -35,15 +35,14 @@ async def deliver(
     Raises OutcomeUnknown if it was given up after a try that may have stored it; LogUnavailable if surely no try did;
     any other error of `Log.append` at once, as OutcomeUnknown if an earlier try may have stored it.
     """
-    deadline = Deadline(policy.timeout_s if timeout is None else min(timeout, policy.timeout_s))
+    left = policy.timeout_s if timeout is None else min(timeout, policy.timeout_s)
+    deadline = Deadline(left)
     ambiguous: DynlogError | None = None
     last: DynlogError
     pauses: Iterator[float] | None = None
     while True:
         try:
-            return await log.append(
-                topic, partition, records, timeout=max(min(policy.attempt_timeout_s, deadline.remaining), 0.001)
-            )
+            return await log.append(topic, partition, records, timeout=max(min(policy.attempt_timeout_s, left), 0.001))
         except (OutcomeUnknown, DeadlineExceeded) as error:
             ambiguous, last = error, error
         except LogFull:
@@ -61,6 +60,7 @@ async def deliver(
                 raise _unknown(topic, partition, len(records), ambiguous) from last
             raise last
         await asyncio.sleep(pause)
+        left = deadline.remaining
 
 
 def _unknown(topic: str, partition: int, count: int, cause: Exception) -> OutcomeUnknown:

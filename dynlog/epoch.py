@@ -49,18 +49,22 @@ class Epoch:
             async with self._one_at_a_time:
                 if self._stale:
                     await self._rise()
+        self.begin()
+
+    def begin(self) -> None:
+        """As `enter`, of an epoch that is not stale."""
         self._under_way += 1
-        self._idle.clear()
 
     def leave(self) -> None:
         """After an append, whatever came of it."""
         self._under_way -= 1
-        if not self._under_way:
+        if self._stale and not self._under_way:
             self._idle.set()
 
     async def _rise(self) -> None:
         deadline = Deadline(self._policy.timeout_s)
-        if self._under_way:
+        self._idle.clear()
+        while self._under_way:
             await self._idle.wait()  # each of them ends within the policy's time
         for pause in self._policy.backoff:
             try:

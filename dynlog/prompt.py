@@ -126,7 +126,7 @@ def go_on(prompts: list[Prompt[Any]]) -> None:
 
     Inside of a task, which no other may interrupt, they go on when the loop comes round.
     """
-    outside = asyncio.current_task() is None
+    outside = not prompts or asyncio.current_task(prompts[0]._loop) is None
     try:
         for prompt in prompts:  # a task that goes on may add to them
             callback, context = prompt._callback, prompt._context

@@ -70,6 +70,7 @@ class Follower:
         self.bucket = bucket_of(topic)
         self.topic = topic
         self._log, self._clock = log, clock
+        self._loop = asyncio.get_running_loop()
         self._holder = f"kv:{uuid.uuid4().hex[:12]}"
         self._opening = Opening(log, topic, settings.history, self._holder, snapshots=snapshots, progress=progress)
         self.producer_id = f"kv-{uuid.uuid4().hex}"
@@ -164,7 +165,7 @@ class Follower:
 
     def appending(self) -> None:
         """This process is about to append."""
-        self._own_at = asyncio.get_running_loop().time()
+        self._own_at = self._loop.time()
 
     def take_own(self, appended: Appended, records: Sequence[Record]) -> None:
         """Folds what this process has just appended, if it is next in the log; else it comes by the reader."""
@@ -252,8 +253,7 @@ class Follower:
 
     async def _quiet(self) -> None:
         """Returns once this process has not appended for a moment, or something of others is there."""
-        loop = asyncio.get_running_loop()
-        while (left := self._own_at + QUIET_S - loop.time()) > 0 and not self._others.is_set():
+        while (left := self._own_at + QUIET_S - self._loop.time()) > 0 and not self._others.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(left):
                     await self._others.wait()

@@ -43,9 +43,9 @@ class _Said:
 
     __slots__ = ("future", "key", "mark", "parts", "sent", "size")
 
-    def __init__(self, key: bytes | None, parts: tuple[bytes, ...], size: int) -> None:
+    def __init__(self, key: bytes | None, parts: tuple[bytes, ...], size: int, loop: asyncio.AbstractEventLoop) -> None:
         self.key, self.parts, self.size = key, parts, size
-        self.future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.future: asyncio.Future[Outcome] = loop.create_future()
         self.mark: Mark | None = None
         self.sent = False
 
@@ -55,6 +55,7 @@ class Writer:
 
     def __init__(self, log: Log, follower: Follower, policy: DeliveryPolicy) -> None:
         self._log, self._follower, self._policy = log, follower, policy
+        self._loop = asyncio.get_running_loop()
         self._topic = follower.topic.name
         self._epoch = Epoch(log, follower.producer_id, policy, self._count_anew)
         self._max_batch = log.capabilities.max_batch_bytes - MARK_BYTES
@@ -90,8 +91,7 @@ class Writer:
         self._check()
         if timeout <= 0:
             raise self._too_late(timeout, None)
-        loop = asyncio.get_running_loop()
-        until = loop.time() + timeout
+        until = self._loop.time() + timeout
         if not self._budget.take_now(size):
             try:
                 async with asyncio.timeout_at(until):
@@ -140,7 +140,7 @@ class Writer:
         except DynlogError:
             self._budget.give(size)
             raise
-        return _Said(key, parts, size)
+        return _Said(key, parts, size, self._loop)
 
     def _enqueue(self, said: _Said) -> None:
         self._queue.append(said)
@@ -201,9 +201,9 @@ class Writer:
         If the time is over, or that task is cancelled, the append is given up.
         """
         self._leader = said
-        await self.turn.acquire()  # neither this nor the next waits: nobody has the turn, and no append is unknown
-        await self._epoch.enter()
-        task = asyncio.current_task()
+        await self.turn.acquire()  # it does not wait: nobody has the turn
+        self._epoch.begin()
+        task = asyncio.current_task(self._loop)
         assert task is not None
         cancelled, overdue = task.cancelling(), False
 
