@@ -41,7 +41,7 @@ class ExpectSuite(LogBackend):
         assert (first.offsets, first.end_offset, second.offsets) == ((0, 1), 2, (2,))
         assert await bodies(log) == ["a", "b", "c"]
 
-    @pytest.mark.parametrize("expected", [0, 2, 4, 1_000_000])
+    @pytest.mark.parametrize("expected", [0, 2, 4, 1_000_000, 2**53 + 1, 2**63, 10**400], ids=lambda n: str(n)[:20])
     async def test_an_append_that_expects_another_end_is_told_and_never_seen(self, log: Log, expected: int) -> None:
         await fill(log, 3)
         with pytest.raises(OffsetConflict, match=str(expected)) as caught:
