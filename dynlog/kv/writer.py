@@ -98,7 +98,8 @@ class Writer:
                     await self._budget.take(size)
             except TimeoutError:
                 raise self._too_late(timeout, None) from None
-        said = self._said(key, parts, size)
+            self._check_again(size)
+        said = _Said(key, parts, size, self._loop)
         if self._may_lead:
             await self._lead(said, timeout, until)
             if said.future.done():
@@ -125,8 +126,9 @@ class Writer:
             async with asyncio.timeout(timeout):
                 while (said := self._barrier) is None or said.sent or said.future.done():
                     await self._budget.take(size)
+                    self._check_again(size)
                     if self._barrier is said:  # nobody else said one while there was no room
-                        self._barrier = said = self._said(key, parts, size)
+                        self._barrier = said = _Said(key, parts, size, self._loop)
                         self._enqueue(said)
                     else:
                         self._budget.give(size)
@@ -134,13 +136,13 @@ class Writer:
         except TimeoutError:
             raise DeadlineExceeded(f"bucket {self._follower.bucket!r}: no answer in {timeout:g} s") from None
 
-    def _said(self, key: bytes | None, parts: tuple[bytes, ...], size: int) -> _Said:
+    def _check_again(self, size: int) -> None:
+        """After there was no room for a while."""
         try:
             self._check()
         except DynlogError:
             self._budget.give(size)
             raise
-        return _Said(key, parts, size, self._loop)
 
     def _enqueue(self, said: _Said) -> None:
         self._queue.append(said)
