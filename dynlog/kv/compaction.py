@@ -98,7 +98,7 @@ class Compactor:
                 lost = 0
                 self._follower.pausing.end()
                 await asyncio.sleep(REST_S)
-            async with self._writer.turn:
+            async with self._writer.turn():
                 try:
                     behind_it, count, written = await self._write_range(start, place, most, deadline)
                 except OffsetConflict:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 from dynlog.budget import Budget
 from dynlog.codec import body_bound
@@ -71,8 +72,10 @@ class Writer:
         """What whoever says it appends without the lane."""
         self._alone = True
         """Whether nobody else said anything while the last fact was appended."""
-        self.turn = asyncio.Lock()
-        """Held around each append; whoever else appends to the bucket from this process takes it."""
+        self._turn = asyncio.Lock()
+        """Held around each append."""
+        self._outside = 0
+        """How many others have the turn or wait for it."""
 
     async def say(self, fact: Fact, timeout: float) -> Outcome:
         """Appends the fact and returns what the fold made of it.
@@ -174,6 +177,16 @@ class Writer:
                 self._queue.remove(said)
                 self._budget.give(said.size)
 
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Nothing of this writer is under way inside of it: for whoever else appends to the bucket from this process."""
+        self._outside += 1
+        try:
+            async with self._turn:
+                yield
+        finally:
+            self._outside -= 1
+
     async def close(self, timeout: float) -> None:
         """Takes nothing more, and waits for what is under way."""
         self._closed = True
@@ -194,7 +207,7 @@ class Writer:
     def _may_lead(self) -> bool:
         return (
             self._alone and self._registered and self._lane is None and self._leader is None
-            and not self.turn.locked() and not self._epoch.stale and not self._follower.pausing.active
+            and not self._outside and not self._epoch.stale and not self._follower.pausing.active
         )  # fmt: skip
 
     async def _lead(self, said: _Said, timeout: float, until: float) -> None:
@@ -203,7 +216,7 @@ class Writer:
         If the time is over, or that task is cancelled, the append is given up.
         """
         self._leader = said
-        await self.turn.acquire()  # it does not wait: nobody has the turn
+        await self._turn.acquire()  # it does not wait: nobody has the turn, or waits for it
         self._epoch.begin()
         task = asyncio.current_task(self._loop)
         assert task is not None
@@ -230,7 +243,7 @@ class Writer:
         finally:
             self._limits.end(said.future)
             self._epoch.leave()
-            self.turn.release()
+            self._turn.release()
             self._leader = None
             if self._queue:
                 self._alone = False
@@ -244,7 +257,7 @@ class Writer:
         try:
             while self._queue:
                 await self._follower.pausing.over()
-                async with self.turn:
+                async with self._turn:
                     if self._follower.pausing.active:  # since this waited for its turn
                         continue
                     if not self._registered:

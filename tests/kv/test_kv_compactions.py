@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dynlog.errors import OffsetConflict
+from dynlog.errors import DeadlineExceeded, OffsetConflict
 from dynlog.kv import Bucket, CompactionPolicy, open_kv
 from dynlog.kv.pictures import FIRST, Place, behind, next_pictures
 from dynlog.kv.records import MARKS, Barrier, Picture, Put
@@ -63,9 +63,9 @@ async def test_what_others_do_not_count_as_complete_cuts_nothing_off(
         return await write(start, place, *rest)
 
     async def log_append(start: int) -> None:
-        bucket.compactor._writer.turn.release()
+        bucket.compactor._writer._turn.release()
         await bucket.say(Picture(start, MARKS, "", "", False, b""))
-        await bucket.compactor._writer.turn.acquire()
+        await bucket.compactor._writer._turn.acquire()
 
     monkeypatch.setattr(bucket.compactor, "_write_range", crowded)
     await bucket.compact()
@@ -83,6 +83,43 @@ async def test_a_compaction_that_gets_on_elsewhere_is_left_alone_and_one_that_do
     await bucket.say(Picture(start, MARKS, "", "", False, b""))
     assert await bucket.compactor.tidy(policy, 30) is None
     assert await bucket.compactor.tidy(policy, 30) is not None
+
+
+async def test_a_put_that_meets_a_waiting_compaction_ends_in_its_time_and_can_be_cancelled(
+    bucket: Bucket, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compaction waited for the put before it, whose task goes on at once: the turn is nobody's in that moment."""
+    append, sent, go_on, compacted = log.append, asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def held(*args: Any, **rest: Any) -> Any:
+        sent.set()
+        await go_on.wait()
+        return await append(*args, **rest)
+
+    async def compacting() -> None:
+        async with bucket.compactor._writer.turn():
+            await compacted.wait()
+
+    async def putting() -> None:
+        await bucket.put("a", b"1")
+        with pytest.raises(DeadlineExceeded):
+            await bucket.put("b", b"1", timeout=0.05)
+
+    await bucket.put("registered", b"")
+    monkeypatch.setattr(log, "append", held)
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        put = group.create_task(putting())
+        await sent.wait()
+        group.create_task(compacting())
+        go_on.set()
+        await put
+        cancelled = asyncio.create_task(bucket.put("c", b"1"))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
+        compacted.set()
+        await bucket.put("d", b"1")
+    assert (await contents(bucket)).keys() == {"registered", "a", "d"}
 
 
 class Overtaken(FaultyLog):
