@@ -179,7 +179,7 @@ class Writer:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Nothing of this writer is under way inside of it: for whoever else appends to the bucket from this process."""
+        """Nothing of this writer is under way in it: for whoever else appends to the bucket from this process."""
         self._outside += 1
         try:
             async with self._turn:
