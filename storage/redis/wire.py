@@ -15,6 +15,7 @@ from redis import exceptions
 
 from dynlog.prompt import Prompt, go_on
 from dynlog.storage.redis.link import Link
+from dynlog.storage.redis.vigil import Vigil
 
 LATE_S = 2.0
 """A reply that is this late makes a connection suspect."""
@@ -77,6 +78,7 @@ class Wire(asyncio.Protocol):
         self._moved, self._late, self._lost = moved, late, lost
         self._under_way: deque[Call] = deque()
         self._answered_at = 0.0
+        self._vigil = Vigil(lambda: bool(self._under_way))
         self._watch: asyncio.TimerHandle | None = None
         self._chunks: list[bytes] = []
         self._missing = 0  # bytes, before it is worth a look what the chunks are
@@ -117,10 +119,13 @@ class Wire(asyncio.Protocol):
             self._answered_at = self._loop.time()
             if self._watch is None:
                 self._watch = self._loop.call_at(self._answered_at + LATE_S, self._look)
+        lone = len(calls) == 1 and not self._under_way
         for call in calls:
             call.sent = True
         self._under_way += calls
         self._transport.write(packed)
+        if lone:
+            self._vigil.begin()
 
     async def turn(self, replies: int) -> None:
         """Waits for so many replies, or the end, and until what was sent is on its way."""
@@ -241,6 +246,7 @@ class Wire(asyncio.Protocol):
             return
         call = self._under_way.popleft()
         self._answered_at = self._loop.time()
+        self._vigil.end()
         if not call.reply.done():
             if isinstance(value, exceptions.RedisError):
                 call.reply.set_exception(value)
