@@ -11,6 +11,7 @@ them, and what an engine cannot do is declared in its `Capabilities`.
 * **Log time does not decrease** within a partition and is the engine's.
 * **A repeated mark is not stored twice** and returns the first offsets; a lower epoch raises ProducerFenced.
 * **An append may name the end that it expects** and is stored only there, else OffsetConflict: compare-and-append.
+* **An append, a truncation and a hold may name the incarnation that they mean**, and never touch another one.
 * **Truncation never passes a holder**, unless forced, and whatever was forced or expelled leaves an event.
 
 Times out: methods take ``timeout`` in seconds and raise DeadlineExceeded.  A cancelled call leaves nothing behind; a
@@ -26,7 +27,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from dynlog.batch import Batch, Position
-from dynlog.errors import PartitionNotFound
+from dynlog.errors import PartitionNotFound, TopicNotFound
 from dynlog.record import Record
 from dynlog.topics import (
     Appended,
@@ -118,6 +119,7 @@ class Log(ABC):
         records: Sequence[Record],
         *,
         expect: int | None = None,
+        incarnation: str | None = None,
         timeout: float = DEFAULT_TIMEOUT_S,
     ) -> Appended:
         """Stores all records or none, next to each other, and returns once they are durable.
@@ -125,6 +127,9 @@ class Log(ABC):
         With ``expect`` they are stored only if the partition ends exactly there at that moment; else OffsetConflict,
         and no reader is ever shown any of them.  A repeat of an append that was stored is none the less told its first
         offsets: marks are looked at before the end.
+
+        With an ``incarnation`` it is done to that incarnation of the topic or not at all: TopicNotFound, and nothing
+        was done, if another one has its name.
 
         Where the engine checks marks, repeats are left out and told their first offsets; if any record's epoch is
         fenced the append is refused whole.  Raises TopicNotFound, PartitionNotFound, BatchTooLarge, MalformedRecord,
@@ -172,10 +177,15 @@ class Log(ABC):
     # Holders and truncation
 
     @abstractmethod
-    async def hold(self, topic: str, holder: Holder, *, timeout: float = DEFAULT_TIMEOUT_S) -> None:
+    async def hold(
+        self, topic: str, holder: Holder, *, incarnation: str | None = None, timeout: float = DEFAULT_TIMEOUT_S
+    ) -> None:
         """Registers a holder, moves it, and counts as its heartbeat; partitions that it does not name are not held.
 
         A position below the start of a partition raises OffsetTruncated and holds nothing.  A holder may move back.
+
+        With an ``incarnation`` it is done to that incarnation of the topic or not at all: TopicNotFound, and nothing
+        was done, if another one has its name.
         """
 
     @abstractmethod
@@ -188,13 +198,23 @@ class Log(ABC):
 
     @abstractmethod
     async def truncate(
-        self, topic: str, partition: int, before: int, *, force: bool = False, timeout: float = DEFAULT_TIMEOUT_S
+        self,
+        topic: str,
+        partition: int,
+        before: int,
+        *,
+        force: bool = False,
+        incarnation: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT_S,
     ) -> Truncation:
         """Removes the records below ``before``, but never one that a holder which has not expired still needs.
 
         Drops the holders that have expired (each leaves an event), then goes as far as it may and says who blocks the
         rest; ``force`` goes all the way and leaves an event.  The space is given back to the system.  Raises
         LogDiverged beyond the end.  Below the start it changes nothing.
+
+        With an ``incarnation`` it is done to that incarnation of the topic or not at all: TopicNotFound, and nothing
+        was done, if another one has its name.
         """
 
     @abstractmethod
@@ -280,3 +300,13 @@ class Log(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def check_incarnation(topic: Topic, wanted: str | None) -> None:
+    """For engines: raises TopicNotFound if the topic is another incarnation than the one that the caller means."""
+    if wanted is not None and topic.incarnation != wanted:
+        raise TopicNotFound(
+            f"the topic was deleted and created anew: it is incarnation {topic.incarnation} now, not {wanted}; look it "
+            "up again, and decide anew what is to be done to it",
+            topic=topic.name,
+        )

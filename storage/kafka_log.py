@@ -198,10 +198,11 @@ class KafkaLog(Log):
         records: Sequence[Record],
         *,
         expect: int | None = None,
+        incarnation: str | None = None,
         timeout: float = DEFAULT_TIMEOUT_S,
     ) -> Appended:
         with self._use(topic):
-            return await self._appends.append(topic, partition, records, expect, Deadline(timeout))
+            return await self._appends.append(topic, partition, records, expect, Deadline(timeout), incarnation)
 
     async def read(
         self,
@@ -250,9 +251,11 @@ class KafkaLog(Log):
 
     # Holders and truncation
 
-    async def hold(self, topic: str, holder: Holder, *, timeout: float = DEFAULT_TIMEOUT_S) -> None:
+    async def hold(
+        self, topic: str, holder: Holder, *, incarnation: str | None = None, timeout: float = DEFAULT_TIMEOUT_S
+    ) -> None:
         async with self._call(timeout, "a holder", topic) as deadline:
-            await self._care.hold(topic, holder, deadline)
+            await self._care.hold(topic, holder, deadline, incarnation)
 
     async def release(self, topic: str, name: str, *, timeout: float = DEFAULT_TIMEOUT_S) -> None:
         async with self._call(timeout, "a holder's release", topic) as deadline:
@@ -263,10 +266,17 @@ class KafkaLog(Log):
             return await self._care.holders(topic, deadline)
 
     async def truncate(
-        self, topic: str, partition: int, before: int, *, force: bool = False, timeout: float = DEFAULT_TIMEOUT_S
+        self,
+        topic: str,
+        partition: int,
+        before: int,
+        *,
+        force: bool = False,
+        incarnation: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT_S,
     ) -> Truncation:
         async with self._call(timeout, "a truncation", topic) as deadline:
-            return await self._care.truncate(topic, partition, before, force, deadline)
+            return await self._care.truncate(topic, partition, before, force, deadline, incarnation)
 
     async def enforce_retention(self, topic: str, *, timeout: float = DEFAULT_TIMEOUT_S) -> list[Truncation]:
         async with self._call(timeout, "retention", topic) as deadline:

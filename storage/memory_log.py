@@ -19,7 +19,7 @@ from dynlog.errors import Closed, ConfigurationError, LogDiverged, OffsetConflic
 from dynlog.log import DEFAULT_READ_BYTES, DEFAULT_TIMEOUT_S, Log
 from dynlog.record import Record
 from dynlog.storage.ledger import beyond_end, check_expect, other_incarnation, truncated
-from dynlog.storage.memory.partition import Partition, Stored, Waiter, build_batch
+from dynlog.storage.memory.partition import Partition, Waiter, build_batch
 from dynlog.storage.memory.shared import Shared
 from dynlog.storage.memory.state import MemoryState, Settings, check_settings
 from dynlog.storage.memory.topic import TopicData, by_name
@@ -166,13 +166,14 @@ class MemoryLog(Log):
         records: Sequence[Record],
         *,
         expect: int | None = None,
+        incarnation: str | None = None,
         timeout: float = DEFAULT_TIMEOUT_S,
     ) -> Appended:
         check_expect(expect)
         deadline = Deadline(timeout)
         async with self._turn() as state:
             try:
-                return state.append(topic, partition, records, self._clock.time_ms(), expect)
+                return state.append(topic, partition, records, self._clock.time_ms(), expect, incarnation)
             except OffsetConflict as error:
                 if expect is None or state.settings.checks_marks:
                     raise
@@ -236,9 +237,11 @@ class MemoryLog(Log):
 
     # Holders and truncation
 
-    async def hold(self, topic: str, holder: Holder, *, timeout: float = DEFAULT_TIMEOUT_S) -> None:
+    async def hold(
+        self, topic: str, holder: Holder, *, incarnation: str | None = None, timeout: float = DEFAULT_TIMEOUT_S
+    ) -> None:
         async with self._turn() as state:
-            state.topic(topic).hold(holder, self._clock.time_ms())
+            state.topic(topic, incarnation).hold(holder, self._clock.time_ms())
 
     async def release(self, topic: str, name: str, *, timeout: float = DEFAULT_TIMEOUT_S) -> None:
         async with self._turn() as state:
@@ -250,10 +253,18 @@ class MemoryLog(Log):
             return state.topic(topic).holders(self._clock.time_ms())
 
     async def truncate(
-        self, topic: str, partition: int, before: int, *, force: bool = False, timeout: float = DEFAULT_TIMEOUT_S
+        self,
+        topic: str,
+        partition: int,
+        before: int,
+        *,
+        force: bool = False,
+        incarnation: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT_S,
     ) -> Truncation:
         async with self._turn() as state:
-            return state.topic(topic).truncate(partition, before, self._clock.time_ms(), force=force)
+            data = state.topic(topic, incarnation)
+            return data.truncate(partition, before, self._clock.time_ms(), force=force)
 
     async def enforce_retention(self, topic: str, *, timeout: float = DEFAULT_TIMEOUT_S) -> list[Truncation]:
         async with self._turn() as state:
@@ -298,7 +309,7 @@ class MemoryLog(Log):
     async def verify(self, topic: str | None = None) -> AsyncIterator[Damage]:
         async with self._turn() as state:
             topics: list[TopicData] = list(state.topics.values()) if topic is None else [state.topic(topic)]
-            damaged = [damage for data in topics for damage in _damages(data)]
+            damaged = [damage for data in topics for damage in data.damages()]
         for damage in damaged:
             yield damage
 
@@ -331,15 +342,3 @@ def _partition_at(state: MemoryState, position: Position, waited: bool) -> Parti
     if offset > partition.end:
         raise beyond_end(name, number, offset, partition.end)
     return partition
-
-
-def _damages(topic: TopicData) -> Iterator[Damage]:
-    """Breaks in the chain of stored appends; memory knows no other damage."""
-    for partition in topic.partitions:
-        before: Stored | None = None
-        for item in partition.stored:
-            if before is not None and before.segment.next != item.segment.base:
-                yield Damage(
-                    topic.info.name, partition.number, before.segment.next, item.segment.base, "the chain breaks"
-                )
-            before = item

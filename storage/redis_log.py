@@ -179,12 +179,13 @@ class RedisLog(Log):
         records: Sequence[Record],
         *,
         expect: int | None = None,
+        incarnation: str | None = None,
         timeout: float = DEFAULT_TIMEOUT_S,
     ) -> Appended:
         self._check()
         self._appending += 1
         try:
-            appended = await self._appends.append(topic, partition, records, expect, Deadline(timeout))
+            appended = await self._appends.append(topic, partition, records, expect, Deadline(timeout), incarnation)
         finally:
             self._appending -= 1
             if self._closed and not self._appending:
@@ -240,8 +241,10 @@ class RedisLog(Log):
 
     # Holders and truncation
 
-    async def hold(self, topic: str, holder: Holder, *, timeout: float = DEFAULT_TIMEOUT_S) -> None:
-        await self._holders.hold(topic, holder, Deadline(timeout))
+    async def hold(
+        self, topic: str, holder: Holder, *, incarnation: str | None = None, timeout: float = DEFAULT_TIMEOUT_S
+    ) -> None:
+        await self._holders.hold(topic, holder, Deadline(timeout), incarnation)
 
     async def release(self, topic: str, name: str, *, timeout: float = DEFAULT_TIMEOUT_S) -> None:
         await self._holders.release(topic, name, Deadline(timeout))
@@ -250,9 +253,16 @@ class RedisLog(Log):
         return await self._holders.states(topic, Deadline(timeout))
 
     async def truncate(
-        self, topic: str, partition: int, before: int, *, force: bool = False, timeout: float = DEFAULT_TIMEOUT_S
+        self,
+        topic: str,
+        partition: int,
+        before: int,
+        *,
+        force: bool = False,
+        incarnation: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT_S,
     ) -> Truncation:
-        return await self._holders.truncate(topic, partition, before, force, Deadline(timeout))
+        return await self._holders.truncate(topic, partition, before, force, Deadline(timeout), incarnation)
 
     async def enforce_retention(self, topic: str, *, timeout: float = DEFAULT_TIMEOUT_S) -> list[Truncation]:
         return await self._holders.retain(topic, Deadline(timeout))

@@ -200,10 +200,11 @@ class SqliteLog(Log):
         records: Sequence[Record],
         *,
         expect: int | None = None,
+        incarnation: str | None = None,
         timeout: float = DEFAULT_TIMEOUT_S,
     ) -> Appended:
         self._check_writable()
-        new = appends.prepare(topic, partition, records, self._settings.max_batch_bytes, expect)
+        new = appends.prepare(topic, partition, records, self._settings.max_batch_bytes, expect, incarnation)
         clock = self._clock
         appended = await self._write(lambda tx: appends.append(tx, new, clock.time_ms()), timeout, len(new.payload))
         self._care.appended(topic)
@@ -255,10 +256,12 @@ class SqliteLog(Log):
 
     # Holders and truncation
 
-    async def hold(self, topic: str, holder: Holder, *, timeout: float = DEFAULT_TIMEOUT_S) -> None:
+    async def hold(
+        self, topic: str, holder: Holder, *, incarnation: str | None = None, timeout: float = DEFAULT_TIMEOUT_S
+    ) -> None:
         check_holder(holder)
         now_ms = self._clock.time_ms()
-        await self._write(lambda tx: holders.hold(tx, topic, holder, now_ms), timeout)
+        await self._write(lambda tx: holders.hold(tx, topic, holder, now_ms, incarnation), timeout)
 
     async def release(self, topic: str, name: str, *, timeout: float = DEFAULT_TIMEOUT_S) -> None:
         await self._write(lambda tx: holders.release(tx, topic, name), timeout)
@@ -268,11 +271,18 @@ class SqliteLog(Log):
         return await self._read(lambda view: holders.list_holders(view, topic, now_ms), timeout)
 
     async def truncate(
-        self, topic: str, partition: int, before: int, *, force: bool = False, timeout: float = DEFAULT_TIMEOUT_S
+        self,
+        topic: str,
+        partition: int,
+        before: int,
+        *,
+        force: bool = False,
+        incarnation: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT_S,
     ) -> Truncation:
         self._check_writable()
         async with within(timeout, f"topic {topic!r} was truncated"):
-            return await self._care.truncate(topic, partition, before, force, timeout)
+            return await self._care.truncate(topic, partition, before, force, timeout, incarnation)
 
     async def enforce_retention(self, topic: str, *, timeout: float = DEFAULT_TIMEOUT_S) -> list[Truncation]:
         self._check_writable()

@@ -32,13 +32,23 @@ class Appends:
         self._max_batch_bytes = max_batch_bytes
 
     async def append(
-        self, name: str, partition: int, records: Sequence[Record], expect: int | None, deadline: Deadline
+        self,
+        name: str,
+        partition: int,
+        records: Sequence[Record],
+        expect: int | None,
+        deadline: Deadline,
+        incarnation: str | None = None,
     ) -> Appended:
-        """See `Log.append`."""
+        """See `Log.append`; how the broker keeps to an incarnation: `dynlog.storage.kafka.lanes`."""
         check_expect(expect)
         found, fresh = self._topics.cached(name), False
-        if found is None or not 0 <= partition < found.info.partitions:
-            found, fresh = await self._topics.find(name, deadline), True
+        if (
+            found is None
+            or not 0 <= partition < found.info.partitions
+            or (incarnation is not None and found.info.incarnation != incarnation)
+        ):
+            found, fresh = await self._topics.find(name, deadline, incarnation), True
         check_partition(name, found.info.partitions, partition)
         messages, size = messages_of(records, expect)
         if size > self._max_batch_bytes:
@@ -49,14 +59,14 @@ class Appends:
                 partition=partition,
             )
         try:
-            appended = await self._send(found, partition, messages, size, deadline)
+            appended = await self._send(found, partition, messages, size, deadline, incarnation)
         except TopicNotFound:
             if fresh:
                 raise
             # What was known of the topic is out of date: it was deleted, and may have been created anew.
-            found = await self._topics.find(name, deadline)
+            found = await self._topics.find(name, deadline, incarnation)
             check_partition(name, found.info.partitions, partition)
-            appended = await self._send(found, partition, messages, size, deadline)
+            appended = await self._send(found, partition, messages, size, deadline, incarnation)
         if expect is None or appended.offsets[0] == expect:
             return appended
         return await self._lost(found, partition, records, expect, appended, deadline)
@@ -73,9 +83,16 @@ class Appends:
         raise OffsetConflict(topic=found.info.name, partition=partition, expected=expect, end=void.end_offset)
 
     async def _send(
-        self, found: Found, partition: int, messages: Sequence[Message], size: int, deadline: Deadline
+        self,
+        found: Found,
+        partition: int,
+        messages: Sequence[Message],
+        size: int,
+        deadline: Deadline,
+        incarnation: str | None,
     ) -> Appended:
-        base, log_time_ms = await self._lanes.append(found.kafka, partition, messages, size, deadline)
+        only = None if incarnation is None else found.id
+        base, log_time_ms = await self._lanes.append(found.kafka, partition, messages, size, deadline, only)
         end = base + len(messages)
         self._reads.sizes[found.id, partition].add(Run(base, end, log_time_ms, size))
         self._care.appended(found)

@@ -75,10 +75,14 @@ class Care:
 
     # Holders
 
-    async def hold(self, name: str, holder: Holder, deadline: Deadline) -> None:
-        """See `Log.hold`."""
+    async def hold(self, name: str, holder: Holder, deadline: Deadline, incarnation: str | None = None) -> None:
+        """See `Log.hold`; the entry names the incarnation, so log order decides."""
         check_holder(holder)
-        found = await self._topics.owned(name, deadline)
+        async with self._topics.meaning(name, deadline, incarnation):
+            await self._hold(name, holder, deadline, incarnation)
+
+    async def _hold(self, name: str, holder: Holder, deadline: Deadline, incarnation: str | None) -> None:
+        found = await self._topics.owned(name, deadline, incarnation)
         for number in holder.positions:
             check_partition(name, found.info.partitions, number)
         if holder.positions:
@@ -129,9 +133,27 @@ class Care:
 
     # Truncation
 
-    async def truncate(self, name: str, number: int, before: int, force: bool, deadline: Deadline) -> Truncation:
-        """See `Log.truncate`."""
-        found = await self._topics.find(name, deadline)
+    async def truncate(
+        self,
+        name: str,
+        number: int,
+        before: int,
+        force: bool,
+        deadline: Deadline,
+        incarnation: str | None = None,
+    ) -> Truncation:
+        """See `Log.truncate`.
+
+        The entry names the incarnation, so log order decides; but Kafka knows no deletion of records by topic id, so
+        a successor that is made in the milliseconds between the last look and that order loses the same offsets.
+        """
+        async with self._topics.meaning(name, deadline, incarnation):
+            return await self._truncate(name, number, before, force, deadline, incarnation)
+
+    async def _truncate(
+        self, name: str, number: int, before: int, force: bool, deadline: Deadline, incarnation: str | None
+    ) -> Truncation:
+        found = await self._topics.find(name, deadline, incarnation)
         check_partition(name, found.info.partitions, number)
         bounds = await self.bounds(found, deadline)
         start, end = bounds[number]
@@ -139,11 +161,17 @@ class Care:
             raise beyond_end(name, number, before, end)
         if before <= start:
             return Truncation(number, start, before)
-        found = await self._topics.owned(name, deadline)
-        return (await self._trim(found, bounds, {number: before}, force, deadline))[0]
+        found = await self._topics.owned(name, deadline, incarnation)
+        return (await self._trim(found, bounds, {number: before}, force, deadline, incarnation))[0]
 
     async def _trim(
-        self, found: Found, bounds: Bounds, cuts: Mapping[int, int], force: bool, deadline: Deadline
+        self,
+        found: Found,
+        bounds: Bounds,
+        cuts: Mapping[int, int],
+        force: bool,
+        deadline: Deadline,
+        incarnation: str | None = None,
     ) -> list[Truncation]:
         now_ms = self._clock.time_ms()
         expired = self._expired(found, bounds, now_ms)
@@ -155,6 +183,8 @@ class Care:
         )
         moved = {each.partition: each.earliest for each in done if each.earliest > 0}
         if moved:
+            if incarnation is not None:
+                await self._topics.find(found.info.name, deadline, incarnation)
             await admin.delete_records(self._cluster, found.kafka, moved, deadline)
         return done
 

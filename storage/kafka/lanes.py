@@ -4,6 +4,10 @@ Each partition has a lane: while one batch is on its way, what arrives queues an
 A batch that got no answer is sent again with the same producer id and sequence, which the broker stores once
 (Kafka's idempotent producer), until the last of its callers' deadlines.  A batch that was given up may still arrive:
 the lane then goes on under a new producer id.  A cancelled caller's append leaves the queue, or, once sent, goes on.
+
+An append that is for one incarnation only goes by that topic id, which the broker checks as it stores, in a batch with
+its like alone.  Kafka before 4.1 takes appends by name only: the topic is looked at just before each attempt, and a
+successor that is made in the milliseconds between that look and the append gets it.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import InitProducerIdRequest
@@ -32,6 +36,7 @@ from dynlog.storage.kafka.failures import (
     refused,
 )
 from dynlog.storage.kafka.messages import Message
+from dynlog.storage.kafka.protocol import NamesOnly, ProduceByIdRequest
 from dynlog.storage.kafka.wires import ANSWER_S, Purpose
 from dynlog.timing import SYSTEM_CLOCK, Deadline
 
@@ -62,6 +67,7 @@ class _Waiting:
     size: int
     deadline: Deadline
     outcome: asyncio.Future[Stored]
+    topic_id: bytes | None = None
     sent: bool = False
 
 
@@ -90,9 +96,15 @@ class Lanes:
         self._closed = False
 
     async def append(
-        self, name: str, partition: int, messages: Sequence[Message], size: int, deadline: Deadline
+        self,
+        name: str,
+        partition: int,
+        messages: Sequence[Message],
+        size: int,
+        deadline: Deadline,
+        topic_id: bytes | None = None,
     ) -> Stored:
-        """Stores the messages next to each other.
+        """Stores the messages next to each other, with a ``topic_id`` in that incarnation of the topic only.
 
         Raises LogUnavailable if they surely were not stored, OutcomeUnknown if that is not known, TopicNotFound if the
         brokers do not know the topic (any more), BatchTooLarge, ConfigurationError, Closed.
@@ -107,17 +119,23 @@ class Lanes:
         except TimeoutError:
             raise self._never_sent(name, partition) from None
         try:
-            return await self._queued(name, partition, messages, size, deadline)
+            return await self._queued(name, partition, messages, size, deadline, topic_id)
         finally:
             self._budget.give(size)
 
     async def _queued(
-        self, name: str, partition: int, messages: Sequence[Message], size: int, deadline: Deadline
+        self,
+        name: str,
+        partition: int,
+        messages: Sequence[Message],
+        size: int,
+        deadline: Deadline,
+        topic_id: bytes | None,
     ) -> Stored:
         if self._closed:
             raise Closed("the log was closed")
         lane = self._lanes.setdefault((name, partition), _Lane(name, partition))
-        waiting = _Waiting(messages, size, deadline, asyncio.get_running_loop().create_future())
+        waiting = _Waiting(messages, size, deadline, asyncio.get_running_loop().create_future(), topic_id)
         lane.queue.append(waiting)
         if lane.task is None:
             lane.task = asyncio.create_task(self._run(lane), name=f"dynlog-kafka-lane-{name}-{partition}")
@@ -165,7 +183,7 @@ class Lanes:
             if waiting.outcome.done():
                 lane.queue.popleft()
                 continue
-            if group and size + waiting.size > self._max_batch_bytes:
+            if group and (size + waiting.size > self._max_batch_bytes or waiting.topic_id != group[0].topic_id):
                 break
             group.append(lane.queue.popleft())
             size += waiting.size
@@ -188,6 +206,7 @@ class Lanes:
 
     async def _stored(self, lane: _Lane, group: Sequence[_Waiting], deadline: Deadline) -> Stored:
         """Sends one batch until it is stored; OutcomeUnknown if it was given up after an attempt that may have been."""
+        topic_id = group[0].topic_id
         ambiguous: DynlogError | None = None
         batch: bytes | None = None
         for pause in BACKOFF:
@@ -195,7 +214,7 @@ class Lanes:
                 if lane.identity is None:
                     lane.identity, lane.sequence, batch = await self._identity(deadline), 0, None
                 batch = batch or self._batch(lane, lane.identity, group)
-                code, stored = await self._produce(lane, batch, deadline)
+                code, stored = await self._produce(lane, batch, topic_id, deadline)
             except LogUnavailable as error:
                 self._cluster.forget(lane.name)
                 last: DynlogError = error
@@ -211,9 +230,11 @@ class Lanes:
                 elif code not in TRANSIENT:
                     raise self._judged(lane, last, ambiguous)
                 self._cluster.forget(lane.name)
-                if code in GONE and not await self._exists(lane, deadline):
-                    gone = TopicNotFound("the brokers do not know the topic", topic=lane.name)
-                    raise self._judged(lane, gone, ambiguous)
+                if code in GONE:
+                    try:
+                        await self._check_there(lane, topic_id, deadline)
+                    except TopicNotFound as gone:
+                        raise self._judged(lane, gone, ambiguous) from None
                 if code not in NOT_STORED and code not in LOST_SEQUENCE:
                     ambiguous = last
             if deadline.remaining <= pause:
@@ -221,21 +242,37 @@ class Lanes:
             await asyncio.sleep(pause)
         raise AssertionError("a backoff never ends")
 
-    async def _produce(self, lane: _Lane, batch: bytes, deadline: Deadline) -> tuple[int, Stored]:
+    async def _produce(
+        self, lane: _Lane, batch: bytes, topic_id: bytes | None, deadline: Deadline
+    ) -> tuple[int, Stored]:
         """Error code and place of one attempt."""
         node = await self._cluster.leader(lane.name, lane.partition, deadline)
         if node is None:
-            if not await self._exists(lane, deadline):
-                raise TopicNotFound("the brokers do not know the topic", topic=lane.name)
+            await self._check_there(lane, topic_id, deadline)
             raise NotSent("the partition has no leader now", topic=lane.name, partition=lane.partition)
         timeout_ms = round(min(deadline.remaining, ANSWER_S) * 1000) + 1
-        request = ProduceRequest(None, _ACKS_ALL, timeout_ms, [(lane.name, [(lane.partition, batch)])])
-        answer = await self._cluster.ask_node(node, Purpose.APPEND, request, deadline)
-        ((_, ((_, code, base, log_time_ms, *_),)),) = answer.topics
+        answer: Any = None
+        if topic_id is not None:
+            by_id = ProduceByIdRequest(topic_id, lane.partition, batch, timeout_ms)
+            try:
+                answer = await self._cluster.ask_node(node, Purpose.APPEND, by_id, deadline)
+            except NamesOnly:
+                await self._check_there(lane, topic_id, deadline)
+        if answer is None:
+            request = ProduceRequest(None, _ACKS_ALL, timeout_ms, [(lane.name, [(lane.partition, batch)])])
+            answer = await self._cluster.ask_node(node, Purpose.APPEND, request, deadline)
+        ((_, ((_, code, base, log_time_ms, *_),), *_),) = answer.topics
         return code, Stored(base, log_time_ms)
 
-    async def _exists(self, lane: _Lane, deadline: Deadline) -> bool:
-        return lane.name in await self._cluster.describe([lane.name], deadline)
+    async def _check_there(self, lane: _Lane, topic_id: bytes | None, deadline: Deadline) -> None:
+        """Raises TopicNotFound if the brokers do not know the topic, or only another incarnation than is meant."""
+        place = (await self._cluster.describe([lane.name], deadline)).get(lane.name)
+        if place is None:
+            raise TopicNotFound("the brokers do not know the topic", topic=lane.name)
+        if topic_id is not None and place.id != topic_id:
+            raise TopicNotFound(
+                f"the topic was deleted and created anew: it is incarnation {place.incarnation} now", topic=lane.name
+            )
 
     async def _identity(self, deadline: Deadline) -> _Identity:
         """A producer id whose count in this lane has not begun.  Lanes share one until one of them has to leave it."""

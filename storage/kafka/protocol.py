@@ -1,7 +1,7 @@
 """The few requests that aiokafka does not have in a version that knows topic ids; layouts as in Kafka's protocol guide.
 
 A topic id names one incarnation of a topic, so a fetch by id can never read another one that took its name.  Kafka
-knows them since 3.1, which therefore is the oldest broker that the engine takes.
+knows them since 3.1, which therefore is the oldest broker that the engine takes; it takes appends by id since 4.1.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from aiokafka.protocol.types import (
 )
 
 OLDEST_BROKER = "3.1"
-METADATA = 3
+PRODUCE, METADATA = 0, 3
+PRODUCE_BY_ID = 13
 BROKER_REGISTRATION = 62
 """A request that only controllers take."""
 NO_ID = bytes(16)
@@ -189,6 +190,56 @@ class _DeleteTopicsStruct(RequestStruct):  # type: ignore[misc]
     SCHEMA = Schema(("topics", CompactArray(("name", _NAME), ("topic_id", Uuid), _TAGS)), ("timeout_ms", Int32), _TAGS)
 
 
+class _ProduceResponse(Response):  # type: ignore[misc]
+    API_KEY = PRODUCE
+    API_VERSION = PRODUCE_BY_ID
+    SCHEMA = Schema(
+        (
+            "topics",
+            CompactArray(
+                ("topic_id", Uuid),
+                (
+                    "partitions",
+                    CompactArray(
+                        ("partition", Int32),
+                        ("error_code", Int16),
+                        ("base_offset", Int64),
+                        ("log_append_time_ms", Int64),
+                        ("log_start_offset", Int64),
+                        ("record_errors", CompactArray(("index", Int32), ("message", _NAME), _TAGS)),
+                        ("error_message", _NAME),
+                        _TAGS,
+                    ),
+                ),
+                _TAGS,
+            ),
+        ),
+        ("throttle_time_ms", Int32),
+        _TAGS,
+    )
+
+
+class _ProduceStruct(RequestStruct):  # type: ignore[misc]
+    API_KEY = PRODUCE
+    API_VERSION = PRODUCE_BY_ID
+    FLEXIBLE_VERSION = True
+    RESPONSE_TYPE = _ProduceResponse
+    SCHEMA = Schema(
+        ("transactional_id", _NAME),
+        ("acks", Int16),
+        ("timeout_ms", Int32),
+        (
+            "topics",
+            CompactArray(
+                ("topic_id", Uuid),
+                ("partitions", CompactArray(("partition", Int32), ("records", CompactBytes), _TAGS)),
+                _TAGS,
+            ),
+        ),
+        _TAGS,
+    )
+
+
 class MetadataRequest(Request[_MetadataStruct]):  # type: ignore[misc]
     """Brokers, and topics with their ids and leaders; never creates a topic."""
 
@@ -229,4 +280,27 @@ class DeleteTopicsRequest(Request[_DeleteTopicsStruct]):  # type: ignore[misc]
         self._fields: tuple[Any, ...] = ([(None, topic_id, _NO_TAGS)], timeout_ms, _NO_TAGS)
 
     def build(self, request_struct_class: type[_DeleteTopicsStruct]) -> _DeleteTopicsStruct:
+        return request_struct_class(*self._fields)
+
+
+class NamesOnly(Exception):
+    """The broker takes appends by name only: it is older than Kafka 4.1."""
+
+
+class ProduceByIdRequest(Request[_ProduceStruct]):  # type: ignore[misc]
+    """A batch for one incarnation of a topic, acknowledged by all replicas; `NamesOnly` before anything is sent."""
+
+    API_KEY = PRODUCE
+
+    def __init__(self, topic_id: bytes, partition: int, batch: bytes, timeout_ms: int) -> None:
+        topics = [(topic_id, [(partition, batch, _NO_TAGS)], _NO_TAGS)]
+        self._fields: tuple[Any, ...] = (None, -1, timeout_ms, topics, _NO_TAGS)
+
+    def prepare(self, versions: dict[int, tuple[int, int]]) -> _ProduceStruct:
+        if versions.get(PRODUCE, (0, 0))[1] < PRODUCE_BY_ID:
+            raise NamesOnly
+        struct: _ProduceStruct = super().prepare(versions)
+        return struct
+
+    def build(self, request_struct_class: type[_ProduceStruct]) -> _ProduceStruct:
         return request_struct_class(*self._fields)

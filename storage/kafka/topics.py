@@ -8,11 +8,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import NamedTuple
 
-from dynlog.errors import TopicExists, TopicNotFound
+from dynlog.errors import LogDiverged, OffsetTruncated, TopicExists, TopicNotFound
+from dynlog.log import check_incarnation
 from dynlog.storage.kafka import admin
 from dynlog.storage.kafka.cluster import Cluster, Place
 from dynlog.storage.kafka.lanes import Lanes
@@ -51,8 +53,8 @@ class Topics:
         kafka = kafka_name(self._prefix, state.info.name)
         return Found(state.info, kafka, bytes.fromhex(state.info.incarnation), state)
 
-    async def find(self, name: str, deadline: Deadline) -> Found:
-        """The topic as it is now; raises TopicNotFound."""
+    async def find(self, name: str, deadline: Deadline, incarnation: str | None = None) -> Found:
+        """The topic as it is now, of that incarnation if one is named; raises TopicNotFound."""
         state = await self._meta.sync(deadline)
         kafka = kafka_name(self._prefix, name)
         place = (await self._cluster.describe([kafka], deadline)).get(kafka)
@@ -61,6 +63,7 @@ class Topics:
             if name in state.topics:
                 raise TopicNotFound(f"another tool deleted {kafka} in Kafka; create the topic anew", topic=name)
             raise TopicNotFound("no such topic; create it first", topic=name)
+        check_incarnation(found.info, incarnation)
         return found
 
     def _match(self, state: State, name: str, place: Place) -> Found | None:
@@ -72,13 +75,23 @@ class Topics:
         info = Topic(name, place.incarnation, len(place.leaders), Retention(), 0)
         return Found(info, place.name, place.id, None)
 
-    async def owned(self, name: str, deadline: Deadline) -> Found:
+    async def owned(self, name: str, deadline: Deadline, incarnation: str | None = None) -> Found:
         """As `find`; a topic that others made becomes known to the log."""
-        found = await self.find(name, deadline)
+        found = await self.find(name, deadline, incarnation)
         if found.state is None:
             await self._meta.change(deadline, "adopt", pack_topic(found.info))
-            found = await self.find(name, deadline)
+            found = await self.find(name, deadline, incarnation)
         return found
+
+    @asynccontextmanager
+    async def meaning(self, name: str, deadline: Deadline, incarnation: str | None) -> AsyncIterator[None]:
+        """What asks Kafka by name may be told of the successor's offsets: then this says what has happened."""
+        try:
+            yield
+        except (LogDiverged, OffsetTruncated):
+            if incarnation is not None:
+                await self.find(name, deadline, incarnation)
+            raise
 
     async def all(self, deadline: Deadline) -> list[Found]:
         """All topics by name."""

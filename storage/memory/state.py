@@ -11,6 +11,7 @@ from typing import Any
 
 from dynlog.codec import encode_records, mark_runs
 from dynlog.errors import ConfigurationError, LogFull, TopicExists, TopicNotFound
+from dynlog.log import check_incarnation
 from dynlog.record import Record
 from dynlog.storage.ledger import check_newest, check_partition_count, judge_append, next_epoch
 from dynlog.storage.memory.partition import Partition
@@ -48,11 +49,13 @@ class MemoryState:
         self._epochs: dict[str, int] = {}
         self._taken_at_most = 0  # truncation does not lower it: counted anew once it seems too much
 
-    def topic(self, name: str) -> TopicData:
-        """A topic; raises TopicNotFound."""
+    def topic(self, name: str, incarnation: str | None = None) -> TopicData:
+        """A topic, of that incarnation if one is named; raises TopicNotFound."""
         found = self.topics.get(name)
         if found is None:
             raise TopicNotFound("no such topic; create it first", topic=name)
+        if incarnation is not None:
+            check_incarnation(found.info, incarnation)
         return found
 
     def create_topic(
@@ -85,10 +88,16 @@ class MemoryState:
         del self.topics[name]
 
     def append(
-        self, name: str, number: int, records: Sequence[Record], now_ms: int, expect: int | None = None
+        self,
+        name: str,
+        number: int,
+        records: Sequence[Record],
+        now_ms: int,
+        expect: int | None = None,
+        incarnation: str | None = None,
     ) -> Appended:
         """Judges and stores the append, all of it or nothing."""
-        topic = self.topic(name)
+        topic = self.topic(name, incarnation)
         partition = topic.partition(number)
         payload = encode_records(records, max_bytes=self.settings.max_batch_bytes)
         log_time = max(now_ms, partition.last_log_time_ms)

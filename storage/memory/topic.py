@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
@@ -21,8 +21,8 @@ from dynlog.storage.ledger import (
     truncation_limit,
     why_expired,
 )
-from dynlog.storage.memory.partition import Partition
-from dynlog.topics import GroupState, Holder, HolderState, LogEvent, Topic, Truncation
+from dynlog.storage.memory.partition import Partition, Stored
+from dynlog.topics import Damage, GroupState, Holder, HolderState, LogEvent, Topic, Truncation
 
 RETENTION_EVERY_MS = 5_000
 """How often, in the engine's time, appending enforces retention by itself."""
@@ -154,6 +154,19 @@ class TopicData:
     def retention_is_due(self, now_ms: int) -> bool:
         """Whether appending should enforce retention now."""
         return abs(now_ms - self._enforced_ms) >= RETENTION_EVERY_MS
+
+    # Care
+
+    def damages(self) -> Iterator[Damage]:
+        """Breaks in the chain of stored appends; memory knows no other damage."""
+        for partition in self.partitions:
+            before: Stored | None = None
+            for item in partition.stored:
+                if before is not None and before.segment.next != item.segment.base:
+                    yield Damage(
+                        self.info.name, partition.number, before.segment.next, item.segment.base, "the chain breaks"
+                    )
+                before = item
 
     # Consumer groups
 

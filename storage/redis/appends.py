@@ -47,13 +47,19 @@ class Appends:
         self._noted: OrderedDict[tuple[str, int, str], None] = OrderedDict()
 
     async def append(
-        self, name: str, partition: int, records: Sequence[Record], expect: int | None, deadline: Deadline
+        self,
+        name: str,
+        partition: int,
+        records: Sequence[Record],
+        expect: int | None,
+        deadline: Deadline,
+        incarnation: str | None = None,
     ) -> Appended:
         """Stores the append, whole or not at all; see `dynlog.log.Log.append`."""
         check_expect(expect)
-        topic = await self._topics.known(name, deadline)
+        topic = await self._topics.known(name, deadline, incarnation)
         check_partition(name, topic.partitions, partition)
-        topic, reply = await self._send(topic, partition, records, expect, deadline)
+        topic, reply = await self._send(topic, partition, records, expect, deadline, incarnation)
         if isinstance(reply, bytes):  # all of it is new, as nearly always
             base, log_time_ms = map(int, reply.split())
             end = base + len(records)
@@ -76,7 +82,8 @@ class Appends:
                     offsets[index] = pieces[2 * i + 1]
                 break
             indices = _new_part(indices, base, pieces, offsets, twins)
-            topic, reply = await self._send(topic, partition, [records[i] for i in indices], expect, deadline)
+            new = [records[i] for i in indices]
+            topic, reply = await self._send(topic, partition, new, expect, deadline, incarnation)
         for index, first in reversed(twins):
             offsets[index] = offsets[first]
         self.saw(self._topics.partition(topic, partition).meta, end)
@@ -89,9 +96,19 @@ class Appends:
             self._ends.popitem(last=False)
 
     async def _send(
-        self, topic: Topic, partition: int, records: Sequence[Record], expect: int | None, deadline: Deadline
+        self,
+        topic: Topic,
+        partition: int,
+        records: Sequence[Record],
+        expect: int | None,
+        deadline: Deadline,
+        incarnation: str | None,
     ) -> tuple[Topic, Any]:
-        """One try, in whatever incarnation the topic has: its reply, and the topic."""
+        """One try, in whatever incarnation the topic has, or in the one that is named: its reply, and the topic.
+
+        The keys carry the incarnation, so no try ever meets another one than it was sent for.  What is left: until the
+        keys of a deleted one are gone (a moment; a minute if its deleter died) it still takes appends, as a dead end.
+        """
         client = self._client
         payload, runs = encode_with_runs(records, max_bytes=client.settings.max_batch_bytes)
         for run in runs:
@@ -120,6 +137,7 @@ class Appends:
                 lane=client.appends,
                 size=len(frame),
                 again=bool(runs) and _all_marked(runs, records),
+                writes=True,
             )
             if isinstance(reply, bytes):
                 if client.settings.replicas:
@@ -138,7 +156,7 @@ class Appends:
                 raise OffsetConflict(topic=topic.name, partition=partition, expected=expect, end=reply[1])
             if reply[0] != b"GONE":
                 return topic, reply
-            found = await self._topics.find(topic.name, deadline)
+            found = await self._topics.find(topic.name, deadline, incarnation)
             if found.incarnation == topic.incarnation:
                 raise LogUnavailable(
                     "the topic is being deleted, or a key of this partition was deleted by hand",

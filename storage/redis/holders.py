@@ -58,10 +58,10 @@ class Holders:
         self._topics = topics
         self._partitions = partitions
 
-    async def hold(self, name: str, holder: Holder, deadline: Deadline) -> None:
+    async def hold(self, name: str, holder: Holder, deadline: Deadline, incarnation: str | None = None) -> None:
         """Registers or moves a holder; see `dynlog.log.Log.hold`."""
         check_holder(holder)
-        topic = await self._topics.find(name, deadline)
+        topic = await self._topics.find(name, deadline, incarnation)
         bounds = await self._partitions.bounds(topic, holder.positions, deadline)
         for number, offset in holder.positions.items():
             state = bounds[number].state
@@ -139,9 +139,17 @@ class Holders:
 
     # Truncation
 
-    async def truncate(self, name: str, partition: int, before: int, force: bool, deadline: Deadline) -> Truncation:
+    async def truncate(
+        self,
+        name: str,
+        partition: int,
+        before: int,
+        force: bool,
+        deadline: Deadline,
+        incarnation: str | None = None,
+    ) -> Truncation:
         """Truncates as far as the holders allow that have not expired, or all the way."""
-        topic = await self._topics.find(name, deadline)
+        topic = await self._topics.find(name, deadline, incarnation)
         check_partition(name, topic.partitions, partition)
         return await self._truncate(topic, partition, before, force, deadline)
 

@@ -13,6 +13,7 @@ from typing import Any
 import msgpack
 
 from dynlog.errors import LogDiverged, TopicExists, TopicNotFound
+from dynlog.log import check_incarnation
 from dynlog.storage.ledger import check_partition_count
 from dynlog.storage.redis import log_lua, partition_lua
 from dynlog.storage.redis.client import Client, Job
@@ -47,17 +48,23 @@ class Topics:
 
     # Finding
 
-    async def known(self, name: str, deadline: Deadline) -> Topic:
-        """The topic, perhaps as it was some time ago; raises TopicNotFound."""
-        return self._seen.get(name) or await self.find(name, deadline)
+    async def known(self, name: str, deadline: Deadline, incarnation: str | None = None) -> Topic:
+        """The topic, perhaps as it was some time ago, of that incarnation if one is named; raises TopicNotFound."""
+        topic = self._seen.get(name)
+        if topic is None or (incarnation is not None and topic.incarnation != incarnation):
+            topic = await self.find(name, deadline, incarnation)
+        return topic
 
     def forget(self, name: str) -> None:
         """Makes the next `known` ask."""
         self._seen.pop(name, None)
         self._seen_in.pop(name, None)
 
-    async def find(self, name: str, deadline: Deadline) -> Topic:
-        """The topic as it is now; raises TopicNotFound, LogDiverged if the whole log vanished under the handle."""
+    async def find(self, name: str, deadline: Deadline, incarnation: str | None = None) -> Topic:
+        """The topic as it is now, of that incarnation if one is named.
+
+        Raises TopicNotFound, LogDiverged if the whole log vanished under the handle.
+        """
         keys = self._client.keys
         found = await self._client.run_script(log_lua.DESCRIBE, Job((keys.topics, keys.labels), (name,)), deadline)
         if found is None:
@@ -69,7 +76,9 @@ class Topics:
                 )
             self.forget(name)
             raise TopicNotFound("no such topic; create it first", topic=name)
-        return self._see(name, found[0], found[1])
+        topic = self._see(name, found[0], found[1])
+        check_incarnation(topic, incarnation)
+        return topic
 
     async def all(self, deadline: Deadline) -> list[Topic]:
         """Every topic, by name."""

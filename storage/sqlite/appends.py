@@ -23,21 +23,27 @@ class Prepared(NamedTuple):
     runs: list[MarkRun]
     max_bytes: int
     expect: int | None
+    incarnation: str | None
 
 
 def prepare(
-    topic: str, partition: int, records: Sequence[Record], max_bytes: int, expect: int | None = None
+    topic: str,
+    partition: int,
+    records: Sequence[Record],
+    max_bytes: int,
+    expect: int | None = None,
+    incarnation: str | None = None,
 ) -> Prepared:
     """Encodes; raises MalformedRecord, BatchTooLarge, ConfigurationError."""
     check_expect(expect)
     payload, runs = encode_with_runs(records, max_bytes=max_bytes)
-    return Prepared(topic, partition, records, payload, runs, max_bytes, expect)
+    return Prepared(topic, partition, records, payload, runs, max_bytes, expect, incarnation)
 
 
 def append(tx: Transaction, new: Prepared, now_ms: int) -> Appended:
     """Stores what is new of the append; raises TopicNotFound, PartitionNotFound, ProducerFenced,
     OffsetConflict."""
-    topic = tx.topic(new.topic)
+    topic = tx.topic(new.topic, new.incarnation)
     partition = check_partition(new.topic, topic.topic.partitions, new.partition)
     part = tx.part(topic, partition)
     log_time_ms = max(now_ms, part.log_time_ms)

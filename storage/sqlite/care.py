@@ -78,11 +78,13 @@ class Care:
             lambda tx: retention.purge_step(tx, name, partition, after), timeout=STEP_TIMEOUT_S
         )
 
-    async def truncate(self, name: str, partition: int, before: int, force: bool, timeout: float) -> Truncation:
+    async def truncate(
+        self, name: str, partition: int, before: int, force: bool, timeout: float, incarnation: str | None
+    ) -> Truncation:
         """Moves the start, then deletes what lies below it and gives the space back."""
         now_ms = self._clock.time_ms()
         outcome = await self._writer.run(
-            lambda tx: retention.move_start(tx, name, partition, before, force, now_ms), timeout=timeout
+            lambda tx: retention.move_start(tx, name, partition, before, force, now_ms, incarnation), timeout=timeout
         )
         # Free pages can also be what an earlier truncation left that was cut short.
         if await self._delete(name, [partition], timeout) or await self._readers.call(free_pages) > 0:

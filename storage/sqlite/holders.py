@@ -25,9 +25,9 @@ from dynlog.topics import Holder, HolderKind, HolderState, LogEvent
 Parts = Callable[[int], Part]
 
 
-def hold(tx: Transaction, name: str, holder: Holder, now_ms: int) -> None:
+def hold(tx: Transaction, name: str, holder: Holder, now_ms: int, incarnation: str | None = None) -> None:
     """Registers, moves, or keeps alive; raises OffsetTruncated, LogDiverged, PartitionNotFound, holding nothing."""
-    topic = tx.topic(name)
+    topic = tx.topic(name, incarnation)
     for partition, offset in holder.positions.items():
         part = tx.part(topic, check_partition(name, topic.topic.partitions, partition))
         if offset < part.earliest:

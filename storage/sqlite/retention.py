@@ -36,9 +36,11 @@ _LIGHT = f"""SELECT base, next, log_time_ms, length(frame) FROM batches
 _DELETE = f"DELETE FROM batches WHERE {_PLACE} AND base >= :first AND base <= :last"
 
 
-def move_start(tx: Transaction, name: str, partition: int, before: int, force: bool, now_ms: int) -> Truncation:
+def move_start(
+    tx: Transaction, name: str, partition: int, before: int, force: bool, now_ms: int, incarnation: str | None = None
+) -> Truncation:
     """The new start of a partition: what is below it can no longer be read.  Raises LogDiverged beyond the end."""
-    topic = tx.topic(name)
+    topic = tx.topic(name, incarnation)
     part = tx.part(topic, check_partition(name, topic.topic.partitions, partition))
     if before > part.end:
         raise beyond_end(name, partition, before, part.end)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dynlog.errors import LogCorrupt, TopicNotFound
+from dynlog.log import check_incarnation
 from dynlog.marks import MarkState
 from dynlog.storage.sqlite import rows
 from dynlog.storage.sqlite.rows import Census, Head, Part, TopicRow
@@ -99,11 +100,13 @@ class Transaction:
             self._topics = rows.all_topics(self.db, self.head)
         return self._topics
 
-    def topic(self, name: str) -> TopicRow:
-        """A topic; raises TopicNotFound."""
+    def topic(self, name: str, incarnation: str | None = None) -> TopicRow:
+        """A topic, of that incarnation if one is named; raises TopicNotFound."""
         row = self.topics().get(name)
         if row is None:
             raise TopicNotFound("there is no such topic; create it first", topic=name)
+        if incarnation is not None:
+            check_incarnation(row.topic, incarnation)
         return row
 
     def set_topic(self, row: TopicRow) -> None:

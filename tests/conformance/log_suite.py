@@ -18,6 +18,7 @@ from tests.conformance.log_suite_expect import ExpectSuite
 from tests.conformance.log_suite_groups import GroupsSuite
 from tests.conformance.log_suite_holders import HoldersSuite, TruncationSuite
 from tests.conformance.log_suite_identity import IdentitySuite
+from tests.conformance.log_suite_incarnations import IncarnationsSuite
 from tests.conformance.log_suite_marks import MarksSuite, RegistrationSuite
 from tests.conformance.log_suite_processes import ProcessesSuite
 from tests.conformance.log_suite_reads import ReadsSuite
@@ -36,6 +37,7 @@ class LogSuite(
     ReadsSuite,
     WaitingSuite,
     IdentitySuite,
+    IncarnationsSuite,
     RegistrationSuite,
     TruncationSuite,
     HoldersSuite,
