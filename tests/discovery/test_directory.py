@@ -17,6 +17,7 @@ from dynlog.errors import Closed, ConfigurationError, EntityFenced, KeyNotFound,
 from dynlog.kv import Bucket, Ready, open_kv
 from dynlog.log import Log
 from dynlog.open import open_log
+from tests.conformance.backend import after_turns
 from tests.discovery.backend import (
     PATIENCE_S,
     FoldLease,
@@ -200,6 +201,21 @@ async def test_a_list_is_of_the_part_that_is_asked_for_in_order_and_names_what_i
             await there.get(InstanceName("a", "x", "e", 3))
         with pytest.raises(ConfigurationError):
             await there.list(component="x")
+
+
+async def test_a_list_of_thousands_and_a_watch_from_its_revision_miss_nobody_who_leaves_meanwhile() -> None:
+    async with directory() as there:
+        everybody = [name(n) for n in range(1, 1501)]  # more than are listed in one turn of the event loop
+        await asyncio.gather(*(there.bucket.put(each.key, dynamo_instance(each)) for each in everybody))
+        for turns in range(12):  # how far the departure has come when the list begins
+            async with asyncio.TaskGroup() as together:
+                together.create_task(there.bucket.delete(everybody[turns].key))
+                await after_turns(turns)
+                listing = await there.list()
+            alive = {found.name for found in listing.entities}
+            async with there.watch(from_revision=listing.revision) as watch:
+                alive -= {event.name for event in await seen_until_ready(aiter(watch)) if isinstance(event, Left)}
+            assert alive == set(everybody[turns + 1 :])
 
 
 async def test_a_watch_tells_of_what_it_cannot_read_and_goes_on() -> None:
