@@ -15,6 +15,7 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Never
 
 from dynlog.discovery.importing import ForeignKey, Imported, import_keys
 from dynlog.errors import (
@@ -29,6 +30,7 @@ from dynlog.kv.bucket import Bucket
 from dynlog.kv.lease_holder import check_ttl
 from dynlog.kv.records import MAX_OWNER_BYTES, Beat, Grant
 from dynlog.kv.settings import ttl_ms
+from dynlog.tasks import ended
 from dynlog.timing import Deadline
 
 logger = logging.getLogger(__name__)
@@ -87,6 +89,7 @@ async def follow(
 ) -> None:
     """Imports again and again until it is cancelled; ``told`` hears what each import did.
 
+    No import waits for it: if it is slow it hears only of the newest one.  What it raises is raised.
     What fails at first is raised, as is what no repetition mends; else a failure is logged and the next time is waited
     for: what was imported ends if none succeeds within the TTL, and is there again once one does.  Raises
     ConfigurationError for an interval that the TTL does not allow, and what `import_leased` raises.
@@ -95,25 +98,41 @@ async def follow(
         raise ConfigurationError(
             f"importing every {every_s:g} s what ends after {ttl_s:g} s: the TTL is at least twice the interval"
         )
+    newest: asyncio.Queue[Imported] = asyncio.Queue(1)
+    telling = asyncio.create_task(_tell(newest, told), name=f"dynlog-import-reports {source}")
     failing = False
     began = False
+    try:
+        while not telling.done():
+            deadline = Deadline(min(timeout, ttl_s) if began else timeout)
+            try:
+                keys = await read(deadline.remaining)
+                done = await import_leased(bucket, source, keys, ttl_s=ttl_s, timeout=deadline.remaining)
+            except PASSING as error:
+                if not began:
+                    raise
+                if not failing:
+                    logger.warning(
+                        "import of %s: %s; unless that passes, what was imported is gone soon", source, error
+                    )
+                failing = True
+            else:
+                if failing:
+                    logger.warning("import of %s: it works again", source)
+                began, failing = True, False
+                if newest.full():
+                    newest.get_nowait()
+                newest.put_nowait(done)
+            await asyncio.wait([telling], timeout=every_s)
+        telling.result()
+    finally:
+        telling.cancel()
+        await ended(telling)
+
+
+async def _tell(newest: asyncio.Queue[Imported], told: Callable[[Imported], Awaitable[None]]) -> Never:
     while True:
-        deadline = Deadline(min(timeout, ttl_s) if began else timeout)
-        try:
-            keys = await read(deadline.remaining)
-            done = await import_leased(bucket, source, keys, ttl_s=ttl_s, timeout=deadline.remaining)
-        except PASSING as error:
-            if not began:
-                raise
-            if not failing:
-                logger.warning("import of %s: %s; unless that passes, what was imported is gone soon", source, error)
-            failing = True
-        else:
-            if failing:
-                logger.warning("import of %s: it works again", source)
-            began, failing = True, False
-            await told(done)
-        await asyncio.sleep(every_s)
+        await told(await newest.get())
 
 
 def _lease_of(source: str, milliseconds: int) -> str:

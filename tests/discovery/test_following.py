@@ -128,6 +128,61 @@ async def test_an_interval_that_the_ttl_does_not_allow_and_a_first_import_that_f
             await follow(there.bucket, "etcd", away, nobody)
 
 
+async def test_who_does_not_listen_to_the_reports_does_not_stop_the_imports_and_hears_the_newest_then() -> None:
+    read_often, listens = asyncio.Event(), asyncio.Event()
+    fleet: list[ForeignKey] = []
+    heard: asyncio.Queue[Imported] = asyncio.Queue()
+
+    async def growing(_: float) -> Sequence[ForeignKey]:
+        fleet.append(instance(len(fleet)))
+        if len(fleet) == 10:
+            read_often.set()
+        return fleet
+
+    async def deaf(done: Imported) -> None:
+        heard.put_nowait(done)
+        await listens.wait()
+
+    async with directory() as there, asyncio.timeout(PATIENCE_S):
+        task = asyncio.create_task(follow(there.bucket, "etcd", growing, deaf, ttl_s=LONG_S, every_s=0.001))
+        await read_often.wait()
+        assert await there.get(name(8)) is not None
+        assert (await heard.get()).unchanged == 0
+        assert heard.empty()
+        listens.set()
+        assert (await heard.get()).unchanged >= 8
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+
+
+async def test_an_import_that_is_ended_ends_who_does_not_listen_and_one_that_cannot_report_fails() -> None:
+    begun = asyncio.Event()
+    ended: list[bool] = []
+
+    async def deaf(_: Imported) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+
+    async def gone(_: Imported) -> None:
+        raise BrokenPipeError
+
+    async def one(_: float) -> Sequence[ForeignKey]:
+        return [instance()]
+
+    async with directory() as there, asyncio.timeout(PATIENCE_S):
+        task = asyncio.create_task(follow(there.bucket, "etcd", one, deaf))
+        await begun.wait()
+        task.cancel()
+        await asyncio.wait([task])
+        assert (task.cancelled(), ended) == (True, [True])
+        with pytest.raises(BrokenPipeError):
+            await follow(there.bucket, "etcd", one, gone)
+
+
 @asynccontextmanager
 async def following(there: Directory, url: str) -> AsyncIterator[None]:
     """An import that goes on beside the block."""
