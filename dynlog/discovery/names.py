@@ -3,7 +3,8 @@
     v1/instances/NAMESPACE/COMPONENT/ENDPOINT/ID          an instance of an endpoint
     v1/mdc/NAMESPACE/COMPONENT/ENDPOINT/ID[/SUFFIX]       a model card of it; the suffix is a LoRA adapter's
 
-The id is an unsigned 64-bit number: hexadecimal in a key, without padding, and decimal in JSON.
+The id is an unsigned 64-bit number: decimal in JSON, and in a key lower-case hexadecimal without padding.  No other
+spelling is read, so that one name never has two keys.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ INSTANCES = "v1/instances/"
 MODELS = "v1/mdc/"
 MAX_PART_BYTES = 200
 """Of a namespace, component, endpoint or suffix: four of them fit into a key with room to spare."""
-_ID = re.compile(r"[0-9a-fA-F]{1,16}")
+_ID = re.compile(r"0|[1-9a-f][0-9a-f]{0,15}")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -80,7 +81,10 @@ def parse_key(key: str) -> InstanceName | ModelName:
             if not least <= len(parts) <= most:
                 raise MalformedRecord(f"key {key!r}: {root} is followed by namespace/component/endpoint/id, 4 parts")
             if not _ID.fullmatch(parts[3]):
-                raise MalformedRecord(f"key {key!r}: {parts[3]!r} is no instance id, which is up to 16 hex digits")
+                raise MalformedRecord(
+                    f"key {key!r}: {parts[3]!r} is no instance id, which is up to 16 hex digits, in lower case and "
+                    "without leading zeros"
+                )
             try:
                 instance = InstanceName(parts[0], parts[1], parts[2], int(parts[3], 16))
                 if root == INSTANCES:

@@ -51,7 +51,14 @@ def test_any_text_is_a_name_or_refused_as_malformed(text: str) -> None:
         name = parse_key(text)
     except MalformedRecord:
         return
-    assert parse_key(name.key) == name
+    assert name.key == text
+
+
+@pytest.mark.parametrize("id", ["04d2", "4D2", "00", "0x4d2", "+4d2", "", " 4d2", "4_d2", "١"])
+@pytest.mark.parametrize("key", ["v1/instances/n/c/e/{}", "v1/mdc/n/c/e/{}", "v1/mdc/n/c/e/{}/lora"])
+def test_a_name_has_one_key_and_another_spelling_of_its_id_is_refused(key: str, id: str) -> None:
+    with pytest.raises(MalformedRecord, match="lower case and without leading zeros"):
+        parse_key(key.format(id))
 
 
 @pytest.mark.parametrize(
