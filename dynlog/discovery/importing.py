@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
@@ -109,10 +110,11 @@ class _Import:
         if lasts and there is not None and there.value == foreign.value and mark is not None and _same(mark, wanted):
             done.unchanged += 1
             return
+        marked: int | None = None
         try:
             # The mark goes first, and stays as long: a value without one would be taken for somebody's own, for ever.
             lease, left = self._lease or None, self._deadline
-            await bucket.put(FOREIGN + key, wanted.to_bytes(), lease=lease, timeout=left.remaining)
+            marked = await bucket.put(FOREIGN + key, wanted.to_bytes(), lease=lease, timeout=left.remaining)
             if there is None:
                 await bucket.create(key, foreign.value, lease=lease, timeout=left.remaining)
                 done.added += 1
@@ -123,10 +125,23 @@ class _Import:
                 done.changed += 1
         except (KeyExists, RevisionConflict):
             done.kept[key] = "written by somebody in the same moment"
+            assert marked is not None, "a put loses to nobody"
+            await self._unmark(key, foreign.value, marked)
         except (EntryTooLarge, MalformedRecord) as error:
+            if marked is None:
+                done.refused[key] = f"it cannot be marked as imported: {error}"
+                return
+            done.refused[key] = str(error)
             if there is None:  # else what was imported before stays, and stays marked
                 await bucket.delete(FOREIGN + key, timeout=self._deadline.remaining)
-            done.refused[key] = str(error)
+
+    async def _unmark(self, key: str, value: bytes, marked: int) -> None:
+        """Takes the mark away from beside what somebody else wrote, or the next import would take that for its own."""
+        there = await self._bucket.get(key)
+        if there is not None and (there.value == value or there.lease == self._lease != ""):
+            return  # another import of this source was faster: the mark is that one's too
+        with suppress(RevisionConflict):
+            await self._bucket.delete(FOREIGN + key, marked, timeout=self._deadline.remaining)
 
     async def drop(self, key: str) -> None:
         """Removes what this source no longer has."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,8 @@ from dynlog.discovery.models import Entity
 from dynlog.discovery.names import ModelName
 from dynlog.discovery.tree import tree_lines
 from dynlog.errors import DeadlineExceeded
+from dynlog.kv import Bucket, BucketSettings, open_kv
+from dynlog.open import open_log
 from dynlog.testing.etcd import EtcdServer
 from tests.adapters.etcd_writer import EtcdWriter
 from tests.cli.process import dynlog
@@ -138,6 +141,70 @@ async def test_what_cannot_be_taken_over_is_named_and_the_rest_is() -> None:
         assert sorted(done.refused) == ["v1/instances/\\xff/c/e/1", name(7).key, "v1/instances/n/c/e/not-hex"]
         assert [found.name for found in (await there.list()).entities] == [name()]
         assert await there.bucket.get(FOREIGN + name(7).key) is None
+
+
+async def test_a_key_for_whose_mark_there_is_no_room_is_refused_and_the_rest_is_taken_over() -> None:
+    long = name(0xFFFF_FFFF).key
+    async with open_log("memory://") as log, open_kv(log, compaction=None) as kv:
+        bucket = await kv.create("discovery", BucketSettings(max_key_bytes=len(long)))
+        keys = [foreign(dynamo_instance(name(0xFFFF_FFFF)), long), foreign(b"{}", "v1/instances/n/c/e/1")]
+        done = await import_keys(bucket, "etcd", keys)
+        assert counts(done) == (1, 0, 0, 0)
+        assert list(done.refused) == [long]
+        assert "cannot be marked" in done.refused[long]
+        assert await bucket.get(long) is None
+
+
+async def test_two_keys_that_spell_one_id_are_not_both_taken_over() -> None:
+    async with directory() as there:
+        padded = name().key.replace("4d2", "04D2")
+        done = await import_keys(there.bucket, "etcd", [foreign(), foreign(key=padded)])
+        assert (done.added, list(done.refused)) == (1, [padded])
+        assert [found.name for found in (await there.list()).entities] == [name()]
+
+
+@pytest.mark.parametrize("leased", [False, True])
+async def test_what_somebody_writes_in_the_moment_of_the_import_is_not_taken_over_by_the_next_one(
+    leased: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = ModelName(name())
+    source, ours = [foreign(dynamo_card(card, "theirs"), card.key)], dynamo_card(card, "ours")
+    async with directory() as there:
+        lease = (await FoldLease.grant(there.bucket)).id if leased else ""
+        create = Bucket.create
+
+        async def beaten(self: Bucket, key: str, value: bytes, **rest: Any) -> int:
+            await self.put(key, ours)
+            return await create(self, key, value, **rest)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Bucket, "create", beaten)
+            done = await import_keys(there.bucket, "etcd", source, lease=lease)
+            assert done.kept == {card.key: "written by somebody in the same moment"}
+        for keys, kept in ((source, {card.key: "written here by somebody"}), ([], {})):
+            assert (await import_keys(there.bucket, "etcd", keys, lease=lease)).kept == kept
+            entry = await there.bucket.get(card.key)
+            assert entry is not None
+            assert entry.value == ours
+        assert await there.bucket.entries(FOREIGN) == []
+
+
+async def test_of_two_imports_of_one_source_at_once_the_slower_one_leaves_the_mark_of_the_faster_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with directory() as there:
+        lease = (await FoldLease.grant(there.bucket)).id
+        create = Bucket.create
+
+        async def beaten(self: Bucket, key: str, value: bytes, **rest: Any) -> int:
+            await self.put(key, dynamo_instance(name(), "newer:1"), lease=lease)
+            return await create(self, key, value, **rest)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Bucket, "create", beaten)
+            await import_keys(there.bucket, "etcd", [foreign()], lease=lease)
+        assert await there.bucket.get(FOREIGN + name().key) is not None
+        assert counts(await import_keys(there.bucket, "etcd", [], lease=lease)) == (0, 0, 0, 1)
 
 
 async def test_an_imported_value_that_grows_over_the_limit_stays_as_it_was_and_stays_the_imports() -> None:
