@@ -10,9 +10,10 @@ user and password.
 
 How a record is a message: `dynlog.storage.kafka.messages`.  An append with ``expect=`` is decided by log order: its
 messages say which offset they expect; one that got another is void, no record for any reader of dynlog's, and the
-broker's answer tells the appender.  Marks are not checked by the broker: the reader's dedupe table decides, by log
-order.  Log time is the broker's.  A log is created by the first who opens it, and nothing else creates a topic by
-accident.
+broker's answer tells the appender.  One with ``incarnation=`` goes by topic id, which Kafka takes since 4.1; older
+brokers are asked just before it, and truncation's last step is by name on all of them.  Marks are not checked by the
+broker: the reader's dedupe table decides, by log order.  Log time is the broker's.  A log is created by the first who
+opens it, and nothing else creates a topic by accident.
 
 Consumer groups are dynlog's own: what they committed is in the log's own topic, and only there it counts.  For whoever
 watches lag with Kafka's tools it is copied, soon after and as far as Kafka lets us, into the offsets of Kafka's group
