@@ -28,7 +28,7 @@ class DeliveryPolicy:
 
 async def deliver(
     log: Log, topic: str, partition: int, records: Sequence[Record], policy: DeliveryPolicy, *,
-    timeout: float | None = None,
+    timeout: float | None = None, incarnation: str | None = None,
 ) -> Appended:  # fmt: skip
     """Appends, repeating until it is known how it ended or the policy's time, or a shorter ``timeout``, is over.
 
@@ -42,11 +42,16 @@ async def deliver(
     pauses: Iterator[float] | None = None
     while True:
         try:
-            return await log.append(topic, partition, records, timeout=max(min(policy.attempt_timeout_s, left), 0.001))
+            return await log.append(
+                topic, partition, records,
+                timeout=max(min(policy.attempt_timeout_s, left), 0.001), incarnation=incarnation,
+            )  # fmt: skip
         except (OutcomeUnknown, DeadlineExceeded) as error:
             ambiguous, last = error, error
-        except LogFull:
-            raise
+        except LogFull as error:
+            if ambiguous is None:
+                raise
+            raise _unknown(topic, partition, len(records), ambiguous) from error
         except LogUnavailable as error:
             last = error
         except DynlogError as error:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from redis.exceptions import NoScriptError, ResponseError
 
 from dynlog.errors import (
+    Closed,
     DeadlineExceeded,
     DynlogError,
     LogUnavailable,
@@ -131,35 +132,47 @@ class Client:
 
     async def run_script(
         self, script: Script, job: Job, deadline: Deadline, *, lane: Lane | None = None, size: int = 0,
-        again: bool = True,
+        again: bool = True, writes: bool = False,
     ) -> Any:  # fmt: skip
         """The script's reply.
 
         Raises LogUnavailable if it could not be sent or the server refuses, OutcomeUnknown unless ``again`` when the
-        connection broke, DeadlineExceeded, Closed, ConfigurationError, LogFull.
+        connection broke, DeadlineExceeded, Closed, ConfigurationError, LogFull.  Of one that ``writes`` these say
+        that it did nothing: if an earlier sending of it may have been done, it is OutcomeUnknown as well.
         """
         lane = lane or self.others
         script = self._suited(script)
         digest = True
+        left: Broken | None = None
         waits: Iterator[float] | None = None
         while True:
-            call = lane.submit(command_of(script, job, digest=digest), size)
             try:
+                call = lane.submit(command_of(script, job, digest=digest), size)
                 return await self.reply(lane, call, deadline)
             except NoScriptError:
                 digest = False
                 continue
             except Broken as error:
                 if not again:
-                    raise OutcomeUnknown(
-                        f"{self.name}: the connection broke after an append had left ({error}): it may be stored; "
-                        "repeat it under the same marks"
-                    ) from None
+                    raise self._unknown(error) from None
+                left = error
             except ResponseError as error:
                 if not passes(error):
+                    if left is not None and writes:
+                        raise self._unknown(left) from error
                     raise refused(error, self.name) from error
+            except (LogUnavailable, Closed) as error:
+                if left is not None and writes:
+                    raise self._unknown(left) from error
+                raise
             waits = waits or iter(Backoff())
             await asyncio.sleep(min(next(waits), deadline.remaining))
+
+    def _unknown(self, broken: Broken) -> OutcomeUnknown:
+        return OutcomeUnknown(
+            f"{self.name}: the connection broke after an append had left ({broken}): it may be stored; repeat it under "
+            "the same marks"
+        )
 
     def _suited(self, script: Script) -> Script:
         return for_version(script, self.facts.version) if self.facts is not None else script
