@@ -3,6 +3,10 @@
 An append that was given up may still be on its way.  So before anything else is sent, the epoch rises, and whatever
 arrives late under the old one is refused.  It rises only while no append is under way, or it would fence the producer's
 own other partitions; and only if it is still the newest, or a zombie would fence the instance that replaced it.
+
+A rise whose answer is lost may have been done: then the newest epoch is one that nobody uses.  A ``sole`` producer,
+whose name no other instance can have, takes the one after it.  Any other cannot tell it from a successor's, so it is
+fenced: it has to be opened anew, and nothing that was acknowledged is lost.
 """
 
 from __future__ import annotations
@@ -19,8 +23,11 @@ from dynlog.timing import Deadline
 class Epoch:
     """The epoch under which a producer writes; ``risen`` is called whenever it has become another one."""
 
-    def __init__(self, log: Log, producer_id: str, policy: DeliveryPolicy, risen: Callable[[], None]) -> None:
+    def __init__(
+        self, log: Log, producer_id: str, policy: DeliveryPolicy, risen: Callable[[], None], *, sole: bool
+    ) -> None:
         self._log, self._producer_id, self._policy, self._risen = log, producer_id, policy, risen
+        self._sole = sole
         self._stale = False
         self._under_way = 0
         self._idle = asyncio.Event()
@@ -69,7 +76,9 @@ class Epoch:
         for pause in self._policy.backoff:
             try:
                 self.number = await self._log.register_producer(
-                    self._producer_id, after=self.number, timeout=self._policy.attempt_timeout_s
+                    self._producer_id,
+                    after=None if self._sole else self.number,
+                    timeout=self._policy.attempt_timeout_s,
                 )
                 break
             except (LogUnavailable, DeadlineExceeded, OutcomeUnknown) as error:

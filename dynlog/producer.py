@@ -93,7 +93,7 @@ class Producer:
         self._lanes: dict[int, _Lane] = {}
         self._state = _State.CLOSED
         self._topic: Topic | None = None
-        self._epoch = Epoch(log, self.producer_id, self._policy, self._count_anew)
+        self._epoch = Epoch(log, self.producer_id, self._policy, self._count_anew, sole=producer_id is None)
         self._failure: tuple[Ticket, DynlogError] | None = None
 
     @property

@@ -56,7 +56,7 @@ class Outbox:
     def __init__(self, log: Log, producer_id: str, clock: LogClock, policy: DeliveryPolicy | None = None) -> None:
         self._log, self._id, self._clock = log, producer_id, clock
         self._policy = policy or DeliveryPolicy()
-        self._epoch = Epoch(log, producer_id, self._policy, self._count_anew)
+        self._epoch = Epoch(log, producer_id, self._policy, self._count_anew, sole=False)
         self._lanes: dict[tuple[str, int], _Lane] = {}
         self._used = 0
         self._room = asyncio.Event()
