@@ -219,7 +219,7 @@ class Compactor:
 
     async def _truncate(self, plan: Compaction, start: int) -> Compaction:
         """The last step, and what came of it all."""
-        done = await self._log.truncate(plan.topic, plan.partition, start)
+        done = await self._log.truncate(plan.topic, plan.partition, start, incarnation=self._next.incarnation)
         after = (await self._log.partitions(plan.topic))[plan.partition]
         gone = self._counts.below(done.earliest)
         return replace(

@@ -288,8 +288,10 @@ class LiveProjection(Generic[P]):
             if self._current is None:
                 continue
             offsets = {partition: position.offset for partition, position in self._applied.items()}
+            incarnation = next((position.incarnation for position in self._applied.values()), None)
+            holder = Holder(self._replayer.holder, HolderKind.EPHEMERAL, offsets)
             try:
-                await self._log.hold(self._topic, Holder(self._replayer.holder, HolderKind.EPHEMERAL, offsets))
+                await self._log.hold(self._topic, holder, incarnation=incarnation)
             except DynlogError as error:  # the follower itself meets the same trouble and deals with it
                 logger.warning("topic %s: no heartbeat: %s", self._topic, error)
 

@@ -230,8 +230,14 @@ class Snapshots:
                 # Two routers that snapshot at once may finish in either order, so the lower of the two counts.
                 positions[partition] = max(start, min(m.positions.get(partition, 0) for m in verified[-2:]))
         try:
-            await self._log.hold(self._topic, Holder(f"snapshot:{self._projection}", HolderKind.PINNED, positions))
+            await self._log.hold(
+                self._topic,
+                Holder(f"snapshot:{self._projection}", HolderKind.PINNED, positions),
+                incarnation=incarnation,
+            )
         except OffsetTruncated:  # somebody forced a truncation in between; the next snapshot pins anew
+            return
+        except TopicNotFound:  # it was deleted, and what has its name now is not ours to hold
             return
 
     async def _shorten(self) -> None:

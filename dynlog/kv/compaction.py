@@ -15,15 +15,23 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dynlog.errors import ConfigurationError, DeadlineExceeded, OffsetConflict, OffsetTruncated
+from dynlog.errors import (
+    BucketNotFound,
+    ConfigurationError,
+    DeadlineExceeded,
+    OffsetConflict,
+    OffsetTruncated,
+    TopicNotFound,
+)
 from dynlog.kv.follower import Follower
 from dynlog.kv.pictures import FIRST, Place, behind, next_pictures
 from dynlog.kv.records import Barrier, Pause, to_record
 from dynlog.kv.settings import OVERHEAD_BYTES
 from dynlog.kv.writer import Writer
 from dynlog.log import Log
+from dynlog.record import Record
 from dynlog.timing import Deadline
-from dynlog.topics import Truncation
+from dynlog.topics import Appended, Truncation
 
 PICTURE_BYTES = 512 << 10
 LEAST_BYTES = 16 << 10
@@ -79,13 +87,15 @@ class Compactor:
         self._most = min(PICTURE_BYTES, (log.capabilities.max_batch_bytes - OVERHEAD_BYTES))
 
     async def run(self, timeout: float) -> Compacted:
-        """Compacts now; raises DeadlineExceeded if others write so much that it does not get through."""
+        """Compacts now; raises DeadlineExceeded if others write so much that it gets nowhere, BucketNotFound."""
         deadline = Deadline(timeout)
         try:
             async with asyncio.timeout(timeout), self._one_at_a_time:
                 return await self._run(deadline)
         except TimeoutError:
             raise DeadlineExceeded(f"{self._topic} was not compacted within {timeout:g} s: compact it again") from None
+        except TopicNotFound:
+            raise BucketNotFound("it was deleted while it was in use", bucket=self._follower.bucket) from None
 
     async def _run(self, deadline: Deadline) -> Compacted:
         start: int = (await self._writer.say(Barrier(), deadline.remaining)).offset
@@ -120,9 +130,7 @@ class Compactor:
         for picture in found:
             record = to_record(picture)
             follower.appending()
-            appended = await self._log.append(
-                self._topic, 0, [record], expect=expect, timeout=min(APPEND_S, deadline.remaining)
-            )
+            appended = await self._append(record, deadline, expect)
             follower.take_own(appended, [record])
             # The pictures of one range are neighbours, though more than that may be folded by now.
             expect = appended.offsets[0] + 1
@@ -133,14 +141,21 @@ class Compactor:
         """Brings us behind whatever came between, and behind holes, and the others to let the next try be next."""
         record = to_record(Pause(start))
         self._follower.appending()
-        appended = await self._log.append(self._topic, 0, [record], timeout=min(APPEND_S, deadline.remaining))
+        appended = await self._append(record, deadline)
         self._follower.take_own(appended, [record])
         await self._follower.reached(appended.offsets[0] + 1, deadline)
+
+    async def _append(self, record: Record, deadline: Deadline, expect: int | None = None) -> Appended:
+        timeout = min(APPEND_S, deadline.remaining)
+        return await self._log.append(
+            self._topic, 0, [record], expect=expect, timeout=timeout, incarnation=self._follower.topic.incarnation
+        )
 
     async def truncate(self, before: int, timeout: float) -> Truncation:
         """Cuts off what lies below the start of the newest compaction, as far as holders let it."""
         await self._follower.hold()
-        return await self._log.truncate(self._topic, 0, before, timeout=timeout)
+        incarnation = self._follower.topic.incarnation  # another topic of that name is not ours to cut
+        return await self._log.truncate(self._topic, 0, before, timeout=timeout, incarnation=incarnation)
 
     async def tidy(self, policy: CompactionPolicy, timeout: float) -> Compacted | None:
         """Compacts if it is worth it, and cuts off what a holder had kept the last time."""

@@ -38,9 +38,10 @@ from dynlog.kv.settings import BucketSettings, bucket_of
 from dynlog.live import PASSING
 from dynlog.log import Log
 from dynlog.record import Record
-from dynlog.replay import DEDUPE_SECTION, HEARTBEAT_S, STATE_SECTION, release_quietly
+from dynlog.replay import DEDUPE_SECTION, STATE_SECTION, release_quietly
 from dynlog.snapshot_writer import Picture
 from dynlog.snapshots import Snapshots
+from dynlog.tasks import ended
 from dynlog.timing import Backoff, Clock, Deadline
 from dynlog.topics import Appended, Topic
 
@@ -72,12 +73,11 @@ class Follower:
         self._log, self._clock = log, clock
         self._loop = asyncio.get_running_loop()
         self._holder = f"kv:{uuid.uuid4().hex[:12]}"
-        self._opening = Opening(log, topic, settings.history, self._holder, snapshots=snapshots, progress=progress)
+        self._opening = Opening(log, topic, settings.history, self._holder, snapshots=snapshots)
+        self._progress = progress
         self.producer_id = f"kv-{uuid.uuid4().hex}"
-        self.waiting: dict[Mine, asyncio.Future[Outcome]] = {}
-        """Whoever waits for what came of a record of this process."""
-        self.listeners: list[Callable[[Sequence[tuple[str, Row]]], None]] = []
-        """Called with changes as they come; must not raise."""
+        self.waiting: dict[Mine, asyncio.Future[Outcome]] = {}  # for what came of a record of this process
+        self.listeners: list[Callable[[Sequence[tuple[str, Row]]], None]] = []  # called with changes; must not raise
         self.on_rebuilt: list[Callable[[str], None]] = []
         self.changes = Changes()
         self.restless = Changes()
@@ -87,7 +87,8 @@ class Follower:
         self.stale_since_ms: int | None = None
         self.error: DynlogError | None = None
         self.noted: Callable[[int, int], None] | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._following: asyncio.Task[None] | None = None
+        self._holding: asyncio.Task[None] | None = None
         self._changed: list[tuple[str, Row]] = []
         self._own_at = 0.0  # when this process last began or ended an append
         self._others = asyncio.Event()  # something of others is there to be read
@@ -95,21 +96,22 @@ class Follower:
 
     async def start(self) -> None:
         """Rebuilds the state and begins to follow; raises what `Opening.run` raises."""
-        self._take_over(await self._opening.run())
-        self._tasks = [
-            asyncio.create_task(self._run(), name=f"dynlog-kv-{self.bucket}"),
-            asyncio.create_task(self._heartbeats(), name=f"dynlog-kv-{self.bucket}-beat"),
-        ]
+        self._take_over(await self._opening.run(self._progress))
+        self._following = asyncio.create_task(self._run(), name=f"dynlog-kv-{self.bucket}")
+        holding = self._opening.keep_holding(lambda: self.offset)
+        self._holding = asyncio.create_task(holding, name=f"dynlog-kv-{self.bucket}-beat")
 
     async def end(self) -> None:
-        """Stops following; whoever waits gets Closed."""
-        tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self.pausing.end()
-        self.fail(Closed(f"bucket {self.bucket!r} was closed"))
-        await release_quietly(self._log, self.topic.name, self._holder)
+        """Stops following; whoever waits for more gets Closed, for what came of a record OutcomeUnknown."""
+        behind = asyncio.gather(*filter(None, (self._following, self._holding)), return_exceptions=True)
+        behind.cancel()
+        try:
+            await ended(behind)
+        finally:
+            self.pausing.end()
+            self._lose("the bucket was closed before that was read")
+            self.fail(Closed(f"bucket {self.bucket!r} was closed"))
+            await release_quietly(self._log, self.topic.name, self._holder)
 
     def _take_over(self, opened: Opened) -> None:
         self.fold: KvFold = opened.fold
@@ -147,7 +149,8 @@ class Follower:
             ) from None
 
     async def picture(self) -> Picture:
-        """The state now, for a snapshot."""
+        """The state now, for a snapshot; raises what `check` raises."""
+        self.check()
         sections = {STATE_SECTION: self.fold.snapshot()}
         if self._dedupe is not None:
             sections[DEDUPE_SECTION] = self._dedupe.snapshot()
@@ -229,25 +232,25 @@ class Follower:
 
     async def _run(self) -> None:
         pauses = iter(Backoff())
+        met: DynlogError | None = None
         while self.failure is None:
+            trouble, met = met, None
             try:
-                await self._follow_once()
-                pauses = iter(Backoff())
-                continue
-            except OffsetTruncated as error:
-                logger.warning("bucket %s: %s; rebuilding", self.bucket, error)
-                try:
-                    await self._rebuild(str(error))
+                if isinstance(trouble, LogDiverged | TopicNotFound):
+                    await self._judge(trouble)
+                else:
+                    await (self._follow_once() if trouble is None else self._rebuild(str(trouble)))
+                    pauses = iter(Backoff())
                     continue
-                except DynlogError as again:
-                    self._take_note(again)
-            except (LogDiverged, TopicNotFound) as error:
-                await self._judge(error)
+            except (OffsetTruncated, LogDiverged, TopicNotFound) as error:
+                logger.warning("bucket %s: %s", self.bucket, error)
+                met = error
+                continue
             except DynlogError as error:
                 self._take_note(error)
             except Exception as error:  # a fold must not raise; if it does, nobody is to wait for ever because of it
-                logger.exception("bucket %s: the fold failed", self.bucket)
-                self.fail(DynlogError(f"the fold of bucket {self.bucket!r} failed: {error!r}"))
+                logger.exception("bucket %s: following failed", self.bucket)
+                self.fail(DynlogError(f"following bucket {self.bucket!r} failed: {error!r}"))
             if self.failure is None:
                 await asyncio.sleep(next(pauses))
 
@@ -293,13 +296,17 @@ class Follower:
     async def _rebuild(self, reason: str) -> None:
         opened = await self._opening.run()
         self._take_over(opened)
-        lost, self.waiting = self.waiting, {}
-        for future in lost.values():  # whether it won lay in what is truncated now
-            if not future.done():
-                future.set_exception(OutcomeUnknown(f"what came of it is lost: {reason}", topic=self.topic.name))
+        self._lose(reason)  # whether it won lay in what is truncated now
         for tell in self.on_rebuilt:
             tell(reason)
         self._tell()
+
+    def _lose(self, reason: str) -> None:
+        lost, self.waiting = self.waiting, {}
+        for future in lost.values():
+            if not future.done():
+                future.set_exception(OutcomeUnknown(f"what came of it is lost: {reason}", topic=self.topic.name))
+                future.exception()  # nobody may be waiting any more
 
     async def _judge(self, error: DynlogError) -> None:
         """What it means that the topic is not what it was."""
@@ -320,6 +327,8 @@ class Follower:
         if self.failure is not None:
             return
         self.failure = error
+        if self._holding is not None:
+            self._holding.cancel()  # another topic may have the name by now
         waiting, self.waiting = self.waiting, {}
         for future in waiting.values():
             if not future.done():
@@ -329,15 +338,6 @@ class Follower:
         self.restless.notify()
         for tell in self.on_rebuilt:
             tell(str(error))
-
-    async def _heartbeats(self) -> None:
-        """Keeps the log from being truncated under the state."""
-        while True:
-            await asyncio.sleep(HEARTBEAT_S)
-            try:
-                await self.hold()
-            except DynlogError as error:  # following meets the same trouble and deals with it
-                logger.warning("bucket %s: no heartbeat: %s", self.bucket, error)
 
     def _take_note(self, error: DynlogError) -> None:
         """Goes on with the state as it is if the error may pass; else nobody is to wait for ever."""

@@ -15,6 +15,7 @@ from dynlog.kv.follower import Follower
 from dynlog.kv.writer import Writer
 from dynlog.live import PASSING
 from dynlog.log import Log
+from dynlog.tasks import ended
 from dynlog.timing import Deadline
 
 
@@ -78,10 +79,10 @@ class Latest:
 
     async def close(self) -> None:
         """Ends what is asked; whoever waits for it gets Closed."""
-        for task in (self._asking, self._next):
-            if task is not None:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+        tasks = [task for task in (self._asking, self._next) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await ended(asyncio.gather(*tasks, return_exceptions=True))
 
 
 def _heard(task: asyncio.Task[int]) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from dynlog.batch import Batch, Position
 from dynlog.dedupe import DedupeTable
 from dynlog.errors import (
+    DynlogError,
     LogDiverged,
     LogFull,
     MalformedRecord,
@@ -61,17 +62,18 @@ class Opening:
         holder: str,
         *,
         snapshots: Snapshots | None = None,
-        progress: Progress | None = None,
     ) -> None:
         self._log, self._topic, self._history = log, topic, history
-        self._snapshots, self._progress = snapshots, progress
+        self._snapshots = snapshots
+        self._progress: Progress | None = None
         self._holder = holder
 
-    async def run(self) -> Opened:
+    async def run(self, progress: Progress | None = None) -> Opened:
         """The state at the end that the log had when the call began.
 
         Raises StateUnrecoverable, ObjectStoreUnavailable if only a snapshot could help, and what `Log.read` raises.
         """
+        self._progress = progress
         for _ in range(MAX_STARTS):
             try:
                 return await self._run()
@@ -83,9 +85,20 @@ class Opening:
         """Keeps the log from there on."""
         holder = Holder(self._holder, HolderKind.EPHEMERAL, {0: offset})
         try:
-            await self._log.hold(self._topic.name, holder)
+            await self._log.hold(self._topic.name, holder, incarnation=self._topic.incarnation)
         except LogFull as error:  # what cannot be written to can still be read
             logger.warning("topic %s: opening unheld, truncation may overtake it: %s", self._topic.name, error)
+
+    async def keep_holding(self, offset: Callable[[], int]) -> None:
+        """Keeps the log from where ``offset`` says, again and again, until it is cancelled."""
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            try:
+                await self.hold(offset())
+            except DynlogError as error:  # following meets the same trouble and deals with it
+                logger.warning("topic %s: no heartbeat: %s", self._topic.name, error)
+            except Exception:  # a defect must not let the holder expire in silence
+                logger.exception("topic %s: no heartbeat", self._topic.name)
 
     async def _run(self) -> Opened:
         rejected: list[str] = []

@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -28,6 +28,7 @@ from dynlog.errors import (
     DynlogError,
     TopicExists,
     TopicNotFound,
+    UnsupportedLogVersion,
 )
 from dynlog.kv.bucket import Bucket
 from dynlog.kv.compaction import CompactionPolicy
@@ -43,6 +44,7 @@ from dynlog.manifests import SUFFIX
 from dynlog.objects import ObjectStore
 from dynlog.snapshot_writer import SnapshotWriter
 from dynlog.snapshots import SnapshotPolicy, Snapshots
+from dynlog.tasks import ended
 from dynlog.timing import SYSTEM_CLOCK, Clock, Deadline
 from dynlog.topics import Topic
 
@@ -77,14 +79,17 @@ class _Open:
         self.tasks: list[asyncio.Task[None]] = []
 
     async def close(self, timeout: float) -> None:
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-        if self.latest is not None:
-            await self.latest.close()
-        if self.writer is not None:
-            await self.writer.close(timeout)
-        await self.follower.end()
+        """Ends all of it, in any case: whoever is cancelled meanwhile is when that is done."""
+        async with AsyncExitStack() as rest:  # from the last to the first, whatever becomes of the others
+            rest.push_async_callback(self.follower.end)
+            if self.writer is not None:
+                self.writer.closed = True
+                rest.push_async_callback(self.writer.close, timeout)
+            if self.latest is not None:
+                rest.push_async_callback(self.latest.close)
+            for task in self.tasks:
+                task.cancel()
+            await ended(asyncio.gather(*self.tasks, return_exceptions=True))
 
 
 class KeyValue:
@@ -112,25 +117,25 @@ class KeyValue:
         settings: BucketSettings | None = None,
         *,
         exist_ok: bool = False,
-        timeout: float = DEFAULT_TIMEOUT_S,
+        timeout: float = OPEN_S,
     ) -> Bucket:
         """Creates a bucket and opens it; of several that create it at once exactly one succeeds.
 
         Raises BucketExists, unless ``exist_ok`` and the settings are the same; ConfigurationError for an illegal name
         or settings that the log cannot keep.
         """
-        settings = settings or BucketSettings()
+        settings, deadline = settings or BucketSettings(), Deadline(timeout)
         value_limit(settings, self._log.capabilities.max_batch_bytes)
         try:
             topic = await self._log.create_topic(
-                topic_of(name), labels=labels_of(settings), exist_ok=exist_ok, timeout=timeout
+                topic_of(name), labels=labels_of(settings), exist_ok=exist_ok, timeout=min(timeout, DEFAULT_TIMEOUT_S)
             )
         except TopicExists:
             raise BucketExists("there is such a bucket already (exist_ok=True opens it)", bucket=name) from None
         found = settings_of(topic)
         if found != settings:
             raise BucketExists(f"there is such a bucket already, with other settings: {found}", bucket=name)
-        return await self.bucket(name)
+        return await self.bucket(name, timeout=deadline.remaining)
 
     async def bucket(self, name: str, *, timeout: float = OPEN_S, progress: Progress | None = None) -> Bucket:
         """The bucket, opened: its state is what the log holds at the time of the call.
@@ -209,16 +214,20 @@ class KeyValue:
             ) from None
 
     async def buckets(self, *, timeout: float = DEFAULT_TIMEOUT_S) -> list[BucketInfo]:
-        """All buckets, by name."""
+        """All buckets, by name; one of a newer dynlog is left out, with a warning."""
         found: list[BucketInfo] = []
         for topic in await self._log.topics(timeout=timeout):
-            if is_bucket(topic):
-                with suppress(TopicNotFound):  # deleted meanwhile
-                    state = (await self._log.partitions(topic.name, timeout=timeout))[0]
-                    records = state.end - state.earliest
-                    found.append(
-                        BucketInfo(bucket_of(topic), settings_of(topic), topic.created_ms, records, state.bytes)
-                    )
+            if not is_bucket(topic):
+                continue
+            try:
+                settings, state = settings_of(topic), (await self._log.partitions(topic.name, timeout=timeout))[0]
+            except TopicNotFound:  # deleted meanwhile
+                continue
+            except UnsupportedLogVersion as error:
+                logger.warning("left out: %s", error)
+                continue
+            records = state.end - state.earliest
+            found.append(BucketInfo(bucket_of(topic), settings, topic.created_ms, records, state.bytes))
         return found
 
     async def delete(self, name: str, *, timeout: float = DEFAULT_TIMEOUT_S) -> None:
@@ -229,7 +238,11 @@ class KeyValue:
         deadline = Deadline(timeout)
         topic = await self._topic(name, deadline.remaining)
         snapshots = self._snapshots_of(topic.name)
-        bodies = [state.manifest.key for state in await snapshots.known()] if snapshots is not None else []
+        try:
+            async with asyncio.timeout(deadline.remaining):
+                bodies = [state.manifest.key for state in await snapshots.known()] if snapshots is not None else []
+        except TimeoutError:
+            raise DeadlineExceeded(f"bucket {name!r}: its snapshots were not read in {timeout:g} s") from None
         try:
             await self._log.delete_topic(topic.name, timeout=deadline.remaining)
         except TopicNotFound:
@@ -239,9 +252,15 @@ class KeyValue:
             await known.close(0.0)
         with suppress(TopicNotFound):
             await self._log.delete_topic(topic.name + SUFFIX, timeout=deadline.remaining)
-        for key in bodies if self._objects is not None else ():
-            assert self._objects is not None
-            await self._objects.delete(key)
+        try:
+            async with asyncio.timeout(deadline.remaining):
+                for key in bodies if self._objects is not None else ():
+                    assert self._objects is not None
+                    await self._objects.delete(key)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"bucket {name!r} is deleted, but some of its snapshots' bodies still lie in the object store"
+            ) from None
 
     async def close(self) -> None:
         """Completes what is being written, ends what is behind the buckets; closing twice is harmless."""
@@ -270,7 +289,7 @@ async def _kept_up(run: Callable[[], Awaitable[None]]) -> None:
 
 async def _tidy(bucket: Bucket, policy: CompactionPolicy) -> None:
     """Compacts the bucket whenever it is worth it, until it is cancelled."""
-    while True:
+    while bucket.follower.failure is None:
         await asyncio.sleep(policy.every_s)
         try:
             done = await bucket.compactor.tidy(policy, TIDY_S)

@@ -29,26 +29,16 @@ from dynlog.errors import (
 from dynlog.kv.fold import Outcome
 from dynlog.kv.follower import Follower
 from dynlog.kv.records import Barrier, Beat, Fact, to_body
+from dynlog.kv.said import Said
 from dynlog.limits import Limits
 from dynlog.log import Log
 from dynlog.record import Mark, Record
+from dynlog.tasks import ended
 
 MAX_PENDING_BYTES = 8 << 20
 MAX_FACTS = 4096
 """So many facts go into one append at most: folding them is some milliseconds."""
 MARK_BYTES = 300
-
-
-class _Said:
-    """A fact on its way."""
-
-    __slots__ = ("future", "key", "mark", "parts", "sent", "size")
-
-    def __init__(self, key: bytes | None, parts: tuple[bytes, ...], size: int, loop: asyncio.AbstractEventLoop) -> None:
-        self.key, self.parts, self.size = key, parts, size
-        self.future: asyncio.Future[Outcome] = loop.create_future()
-        self.mark: Mark | None = None
-        self.sent = False
 
 
 class Writer:
@@ -57,23 +47,23 @@ class Writer:
     def __init__(self, log: Log, follower: Follower, policy: DeliveryPolicy) -> None:
         self._log, self._follower, self._policy = log, follower, policy
         self._loop = asyncio.get_running_loop()
-        self._topic = follower.topic.name
-        self._epoch = Epoch(log, follower.producer_id, policy, self._count_anew)
+        self._topic, self._incarnation = follower.topic.name, follower.topic.incarnation
+        self._epoch = Epoch(log, follower.producer_id, policy, self._count_anew, sole=True)
         self._max_batch = log.capabilities.max_batch_bytes - MARK_BYTES
         self._budget = Budget(MAX_PENDING_BYTES)
         self._limits = Limits()
-        self._queue: deque[_Said] = deque()
-        self._barrier: _Said | None = None
+        self._queue: deque[Said] = deque()
+        self._barrier: Said | None = None
         self._sequence = 0
         self._registered = False
-        self._closed = False
+        self.closed = False  # takes nothing more
         self._lane: asyncio.Task[None] | None = None
-        self._leader: _Said | None = None
-        """What whoever says it appends without the lane."""
+        self._leader: Said | None = None  # what whoever says it appends without the lane
+        self._led = asyncio.Event()  # and that is over, once the writer is being closed
+        self._ended = False
         self._alone = True
         """Whether nobody else said anything while the last fact was appended."""
-        self._turn = asyncio.Lock()
-        """Held around each append."""
+        self._turn = asyncio.Lock()  # held around each append
         self._outside = 0
         """How many others have the turn or wait for it."""
 
@@ -102,7 +92,7 @@ class Writer:
             except TimeoutError:
                 raise self._too_late(timeout, None) from None
             self._check_again(size)
-        said = _Said(key, parts, size, self._loop)
+        said = Said(key, parts, size, self._loop)
         if self._may_lead:
             await self._lead(said, timeout, until)
             if said.future.done():
@@ -131,7 +121,7 @@ class Writer:
                     await self._budget.take(size)
                     self._check_again(size)
                     if self._barrier is said:  # nobody else said one while there was no room
-                        self._barrier = said = _Said(key, parts, size, self._loop)
+                        self._barrier = said = Said(key, parts, size, self._loop)
                         self._enqueue(said)
                     else:
                         self._budget.give(size)
@@ -147,7 +137,7 @@ class Writer:
             self._budget.give(size)
             raise
 
-    def _enqueue(self, said: _Said) -> None:
+    def _enqueue(self, said: Said) -> None:
         self._queue.append(said)
         if self._lane is None and self._leader is None:
             self._start_lane()
@@ -157,10 +147,10 @@ class Writer:
 
     def _check(self) -> None:
         self._follower.check()  # it may know more of why
-        if self._closed:
+        if self.closed:
             raise Closed(f"bucket {self._follower.bucket!r} was closed")
 
-    def _too_late(self, timeout: float, said: _Said | None) -> DynlogError:
+    def _too_late(self, timeout: float, said: Said | None) -> DynlogError:
         bucket = self._follower.bucket
         if said is None or not said.sent:
             self._forget(said)
@@ -170,7 +160,7 @@ class Writer:
             topic=self._topic,
         )
 
-    def _forget(self, said: _Said | None) -> None:
+    def _forget(self, said: Said | None) -> None:
         """Takes back what has not been sent."""
         if said is not None and not said.sent:
             with suppress(ValueError):
@@ -188,18 +178,37 @@ class Writer:
             self._outside -= 1
 
     async def close(self, timeout: float) -> None:
-        """Takes nothing more, and waits for what is under way."""
-        self._closed = True
+        """Takes nothing more; what was said before is written and folded, or given up when the time is over."""
+        self.closed = True
         self._follower.pausing.end()
+        try:
+            async with asyncio.timeout(timeout):
+                if self._leader is not None:
+                    await self._led.wait()
+                if self._lane is not None:
+                    await asyncio.wait([self._lane])
+                if self._follower.waiting:  # for its turn to be folded
+                    await asyncio.wait(set(self._follower.waiting.values()))
+        except TimeoutError:
+            pass
+        finally:
+            await self._end()
+
+    async def _end(self) -> None:
+        """Whoever still waits is told what is known."""
+        self._ended = True
         if self._leader is not None:
-            await asyncio.wait([self._leader.future], timeout=timeout)
-        lane = self._lane
-        if lane is not None:
-            await asyncio.wait([lane], timeout=timeout)
-            lane.cancel()
-            await asyncio.gather(lane, return_exceptions=True)
-        self._budget.close()
-        self._limits.close()
+            self._leader.fail(OutcomeUnknown("the bucket was closed meanwhile", topic=self._topic))
+            self._leader.give_up()
+        try:
+            if self._lane is not None:
+                self._lane.cancel()
+                await ended(self._lane)
+        finally:
+            self._fail(self._queue, Closed(f"bucket {self._follower.bucket!r} was closed before it was written"))
+            self._queue.clear()
+            self._budget.close()
+            self._limits.close()
 
     # Alone
 
@@ -210,7 +219,7 @@ class Writer:
             and not self._outside and not self._epoch.stale and not self._follower.pausing.active
         )  # fmt: skip
 
-    async def _lead(self, said: _Said, timeout: float, until: float) -> None:
+    async def _lead(self, said: Said, timeout: float, until: float) -> None:
         """Appends one fact in the task of whoever says it, which saves waking another one and being woken by it.
 
         If the time is over, or that task is cancelled, the append is given up.
@@ -218,14 +227,12 @@ class Writer:
         self._leader = said
         await self._turn.acquire()  # it does not wait: nobody has the turn, or waits for it
         self._epoch.begin()
-        task = asyncio.current_task(self._loop)
+        said.task = task = asyncio.current_task(self._loop)
         assert task is not None
-        cancelled, overdue = task.cancelling(), False
+        cancelled = task.cancelling()
 
         def too_late() -> DynlogError:
-            nonlocal overdue
-            overdue = True
-            task.cancel()  # as `asyncio.timeout` does it, which would cost a tenth of the whole put
+            said.give_up()
             return self._too_late(timeout, said)
 
         self._limits.begin(said.future, until, too_late)
@@ -235,24 +242,26 @@ class Writer:
         except BaseException as error:
             self._epoch.give_up()
             self._fail([said], self._too_late(timeout, said))
-            if not overdue or task.uncancel() > cancelled or not isinstance(error, asyncio.CancelledError):
+            if not said.given_up or task.uncancel() > cancelled or not isinstance(error, asyncio.CancelledError):
                 raise
         else:
-            if overdue:
+            if said.given_up:
                 task.uncancel()
         finally:
             self._limits.end(said.future)
             self._epoch.leave()
             self._turn.release()
             self._leader = None
-            if self._queue:
+            if self.closed:
+                self._led.set()
+            if self._queue and not self._ended:
                 self._alone = False
                 self._start_lane()
 
     # The lane
 
     async def _run(self) -> None:
-        batch: list[_Said] = []
+        batch: list[Said] = []
         count = 0
         try:
             while self._queue:
@@ -287,8 +296,8 @@ class Writer:
             self._lane = None
             self._alone = count == 1
 
-    def _next_batch(self) -> list[_Said]:
-        batch: list[_Said] = []
+    def _next_batch(self) -> list[Said]:
+        batch: list[Said] = []
         size = 0
         while self._queue and len(batch) < MAX_FACTS and size + self._queue[0].size <= self._max_batch:
             said = self._queue.popleft()
@@ -300,42 +309,42 @@ class Writer:
             size += said.size
         return batch
 
-    def _mark(self, said: _Said) -> None:
+    def _mark(self, said: Said) -> None:
         """It is about to be sent."""
         said.mark = Mark(self._follower.producer_id, self._epoch.number, self._sequence)
         said.sent = True
         self._sequence += 1
         self._follower.waiting[said.mark.epoch, said.mark.sequence] = said.future
 
-    async def _append(self, batch: list[_Said], timeout: float | None = None) -> None:
+    async def _append(self, batch: list[Said], timeout: float | None = None) -> None:
         records = [Record(said.parts, said.key, mark=said.mark) for said in batch]
         self._follower.appending()
         try:
-            done = await deliver(self._log, self._topic, 0, records, self._policy, timeout=timeout)
+            done = await deliver(
+                self._log, self._topic, 0, records, self._policy, timeout=timeout, incarnation=self._incarnation
+            )
         except DynlogError as error:
-            if isinstance(error, Closed) and self._closed:
+            if isinstance(error, Closed) and self.closed:
                 error = OutcomeUnknown("the bucket was closed meanwhile", topic=self._topic)
             if isinstance(error, OutcomeUnknown):
                 self._epoch.give_up()
             self._fail(batch, self._named(error))
             return
+        self._follower.take_own(done, records)
         for said in batch:
             self._budget.give(said.size)
-        self._follower.take_own(done, records)
 
     def _named(self, error: DynlogError) -> DynlogError:
         if isinstance(error, TopicNotFound):
             return BucketNotFound("it was deleted while it was in use", bucket=self._follower.bucket)
         return error
 
-    def _fail(self, batch: list[_Said] | deque[_Said], error: DynlogError) -> None:
+    def _fail(self, batch: list[Said] | deque[Said], error: DynlogError) -> None:
         for said in batch:
             self._budget.give(said.size)
             if said.mark is not None:
                 self._follower.waiting.pop((said.mark.epoch, said.mark.sequence), None)
-            if not said.future.done():  # an outcome that was read in the log counts more than the lost answer
-                said.future.set_exception(error)
-                said.future.exception()  # nobody may be waiting any more
+            said.fail(error)
 
     def _count_anew(self) -> None:
         self._sequence = 0

@@ -151,17 +151,19 @@ async def test_pictures_that_lose_to_writers_grow_smaller_and_none_may_take_long
         await bucket.put(f"k{n:02}", b"v" * 50_000)
     append, tries, losing = log.append, [], 6
 
-    async def lossy(topic: str, partition: int, records: Any, *, expect: int | None = None, timeout: float) -> Any:
+    async def lossy(
+        topic: str, partition: int, records: Any, *, timeout: float, expect: int | None = None, **how: Any
+    ) -> Any:
         nonlocal losing
         size = len(records[0].parts[-1])
         if expect is None or size < 10_000:
-            return await append(topic, partition, records, expect=expect, timeout=timeout)
+            return await append(topic, partition, records, expect=expect, timeout=timeout, **how)
         tries.append(size)
         assert timeout <= 15.0
         if losing:
             losing -= 1
             raise OffsetConflict(topic=topic, partition=partition, expected=expect, end=expect + 1)
-        return await append(topic, partition, records, expect=expect, timeout=timeout)
+        return await append(topic, partition, records, expect=expect, timeout=timeout, **how)
 
     monkeypatch.setattr(log, "append", lossy)
     assert (await bucket.compact()).conflicts == 6
