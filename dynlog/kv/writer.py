@@ -60,7 +60,6 @@ class Writer:
         self._lane: asyncio.Task[None] | None = None
         self._leader: Said | None = None  # what whoever says it appends without the lane
         self._led = asyncio.Event()  # and that is over, once the writer is being closed
-        self._ended = False
         self._alone = True
         """Whether nobody else said anything while the last fact was appended."""
         self._turn = asyncio.Lock()  # held around each append
@@ -196,7 +195,6 @@ class Writer:
 
     async def _end(self) -> None:
         """Whoever still waits is told what is known."""
-        self._ended = True
         if self._leader is not None:
             self._leader.fail(OutcomeUnknown("the bucket was closed meanwhile", topic=self._topic))
             self._leader.give_up()
@@ -254,7 +252,7 @@ class Writer:
             self._leader = None
             if self.closed:
                 self._led.set()
-            if self._queue and not self._ended:
+            if self._queue:
                 self._alone = False
                 self._start_lane()
 
