@@ -22,7 +22,7 @@ def watch(
     key: Annotated[str | None, typer.Argument(help="Only this key.", show_default=False)] = None,
     prefix: Annotated[str | None, typer.Option("--prefix", help="Only keys that begin so.")] = None,
     from_revision: Annotated[
-        int | None, typer.Option(min=0, help="Begin with the changes behind this revision instead of the state.")
+        int | None, typer.Option(min=-1, help="Begin with the changes behind this revision instead of the state.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="End after so many events.")] = None,
     objects: ObjectsUrl = None,

@@ -18,6 +18,7 @@ class Recent:
         self._changes: deque[tuple[str, Row]] = deque()
         self._most, self._most_bytes = most, most_bytes
         self._bytes = 0
+        self._forgotten = -1  # the newest revision of which a change is forgotten
         self.floor = 0
 
     def begin(self, floor: int) -> None:
@@ -34,16 +35,23 @@ class Recent:
         while len(kept) > self._most or self._bytes > self._most_bytes:
             _, row = kept.popleft()
             self._bytes -= len(row[VALUE])
-            self.floor = row[REVISION] + 1
+            revision = row[REVISION]
+            # What is left of several changes at one revision is not all that whoever stopped there may have missed.
+            several = revision == self._forgotten or (len(kept) > 0 and kept[0][1][REVISION] == revision)
+            self._forgotten, self.floor = revision, revision + 2 if several else revision + 1
 
     def since(self, revision: int) -> list[tuple[str, Row]] | None:
-        """The changes behind that revision; None if some of them are forgotten."""
+        """The changes behind that revision; None if some of them are forgotten.
+
+        Several keys change at one revision with the end of their lease: those are given again, since whoever stopped
+        at it may have seen some of them only.
+        """
         if revision + 1 < self.floor:
             return None
-        # Several keys may have changed at one revision, with the end of their lease.
-        found = []
+        found: list[tuple[str, Row]] = []
+        at_it: list[tuple[str, Row]] = []
         for change in reversed(self._changes):
-            if change[1][REVISION] <= revision:
+            if change[1][REVISION] < revision:
                 break
-            found.append(change)
-        return found[::-1]
+            (found if change[1][REVISION] > revision else at_it).append(change)
+        return [*(at_it[::-1] if len(at_it) > 1 else ()), *found[::-1]]

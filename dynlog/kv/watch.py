@@ -10,6 +10,9 @@
 
 A watcher that reads too slowly is told with `Resync` and given the state again; so is one that wants to go on from a
 revision of which the bucket no longer knows what came after it.  If the bucket is deleted, the watch raises.
+
+Whoever goes on from the revision of the last event that it has dealt with misses nothing.  Where a lease ended, all of
+its keys are gone at one revision: going on from that one gives them once more.
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ from dynlog.log import Log
 from dynlog.timing import Deadline
 
 MOST_EVENTS = 16_384
+EMPTY = -1
+"""The revision of a bucket in which nothing was ever written."""
 STEP = 256
 """So many events are given before the event loop has a turn, or one watcher would stall the heartbeats of leases."""
 
@@ -77,8 +82,10 @@ class Watch:
             raise ConfigurationError("watch: a key or a prefix, not both")
         if not isinstance(key if prefix is None else prefix, str | None):
             raise ConfigurationError("watch: a key or a prefix is text")
-        if from_revision is not None and (type(from_revision) is not int or from_revision < 0):
-            raise ConfigurationError(f"watch: from_revision={from_revision!r}, a revision is a number from 0 on")
+        if from_revision is not None and (type(from_revision) is not int or from_revision < EMPTY):
+            raise ConfigurationError(
+                f"watch: from_revision={from_revision!r}, a revision is a number from 0 on, or {EMPTY} if there is none"
+            )
         if most < 1:
             raise ConfigurationError(f"watch: most={most}, at least one event has to have room")
         self._log, self._follower, self._timeout = log, follower, timeout

@@ -9,6 +9,7 @@ import pytest
 
 from dynlog.errors import BucketNotFound, Closed, ConfigurationError, LogDiverged
 from dynlog.kv import Bucket, Changed, Ready, Resync, open_kv
+from dynlog.kv.records import Grant, Revoke
 from dynlog.log import Log
 from dynlog.open import open_log
 from tests.conformance.backend import PATIENCE_S
@@ -66,6 +67,27 @@ class WatchSuite(KvBackend):
             assert said(await take(watch, 1)) == ["c=3"]
         async with elsewhere(log_url) as other, other.watch(prefix="b", from_revision=seen) as watch:
             assert said(await take(watch, 2)) == ["-b", "ready"]
+
+    async def test_a_watch_goes_on_between_the_keys_of_a_lease_that_ended_and_misses_none(self, bucket: Bucket) -> None:
+        await bucket.say(Grant("lease", 60_000, "owner"))
+        for key in "abc":
+            await bucket.put(key, b"1", lease="lease")
+        async with bucket.watch() as watch:
+            await until_ready(watch)
+            await bucket.say(Revoke("lease"))
+            (first,) = await take(watch, 1)
+            assert isinstance(first, Changed)
+        await bucket.put("d", b"2")
+        async with bucket.watch(from_revision=first.entry.revision) as watch:
+            assert said(await take(watch, 5)) == ["-a", "-b", "-c", "d=2", "ready"]
+
+    async def test_a_watch_goes_on_from_the_marker_of_an_empty_bucket(self, bucket: Bucket) -> None:
+        async with bucket.watch() as watch:
+            (ready,) = await until_ready(watch)
+            assert isinstance(ready, Ready)
+        await bucket.put("k", b"1")
+        async with bucket.watch(from_revision=ready.revision) as watch:
+            assert said(await take(watch, 2)) == ["k=1", "ready"]
 
     async def test_a_revision_that_this_process_has_not_reached_is_waited_for(
         self, bucket: Bucket, log_url: str
@@ -182,7 +204,7 @@ class WatchSuite(KvBackend):
 
     async def test_a_watch_that_cannot_be_is_refused(self, bucket: Bucket) -> None:
         wrong: list[dict[str, Any]] = [
-            {"key": "a", "prefix": "b"}, {"from_revision": -1}, {"from_revision": "1"}, {"most": 0},
+            {"key": "a", "prefix": "b"}, {"from_revision": -2}, {"from_revision": "1"}, {"most": 0},
             {"key": b"a"}, {"prefix": b"a"},
         ]  # fmt: skip
         for options in wrong:
