@@ -33,6 +33,7 @@ from dynlog.record import NO_HEADERS, Control, Record
 
 RESERVED = "dl."
 ESCAPED = "dl.h."
+_BEYOND = 1 << 62  # no offset is so high
 MARK, TIME, CONTROL, PARTS, EXPECT = "dl.mark", "dl.time", "dl.control", "dl.parts", "dl.expect"
 BATCH_OVERHEAD = 61
 RECORD_OVERHEAD = 21
@@ -64,7 +65,7 @@ def messages_of(records: Sequence[Record], expect: int | None = None) -> tuple[l
             producer = producers.get(mark.producer_id) or producers.setdefault(mark.producer_id, mark[0].encode())
             headers.append((MARK, pack(mark[1], mark[2]) + producer))
         if expect is not None:
-            headers.append((EXPECT, _I64.pack(expect + number)))
+            headers.append((EXPECT, _I64.pack(min(expect, _BEYOND) + number)))
         if len(parts) == 1:
             value: bytes | None = bytes(parts[0])
         elif not parts:
