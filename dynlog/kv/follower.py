@@ -243,7 +243,6 @@ class Follower:
                     pauses = iter(Backoff())
                     continue
             except (OffsetTruncated, LogDiverged, TopicNotFound) as error:
-                logger.warning("bucket %s: %s", self.bucket, error)
                 met = error
                 continue
             except DynlogError as error:
@@ -294,6 +293,7 @@ class Follower:
             self.noted(records, size)
 
     async def _rebuild(self, reason: str) -> None:
+        logger.warning("bucket %s: %s; rebuilding", self.bucket, reason)
         opened = await self._opening.run()
         self._take_over(opened)
         self._lose(reason)  # whether it won lay in what is truncated now
