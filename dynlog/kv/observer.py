@@ -66,6 +66,7 @@ class Observer:
         return max(self._clock.time_ms() + self._skew_ms, self._follower.fold.time_ms)
 
     async def _say(self) -> None:
+        asked_ms = self._clock.time_ms()
         lapses = self._follower.fold.due(self._now_ms(), AT_ONCE)
         said = [self._writer.say(lapse, SAY_S) for lapse in lapses]  # they leave in one append
         outcomes = await asyncio.gather(*said, return_exceptions=True)
@@ -73,4 +74,5 @@ class Observer:
             if isinstance(outcome, BaseException):
                 raise outcome
         if any(isinstance(outcome, Outcome) and outcome.verdict is Verdict.VOID for outcome in outcomes):
-            self._skew_ms = min(self._follower.fold.time_ms - self._clock.time_ms(), 0)
+            # Compared with when it was asked: how long the answer took is no skew.
+            self._skew_ms = min(self._follower.fold.time_ms - asked_ms, 0)
