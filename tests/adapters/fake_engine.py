@@ -64,11 +64,16 @@ class FakeEngine:
         self._pub.setsockopt(zmq.XPUB_VERBOSE, 1)
         self._pub.setsockopt(zmq.SNDHWM, self._send_hwm)
         self._pub.setsockopt(zmq.XPUB_NODROP, 1)  # it drops all the same, but tells us
-        await _bind(self._pub, self._port)
         self._router: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         self._serving: asyncio.Task[None] | None = None
+        try:
+            await _bind(self._pub, self._port)
+            if self._replay_port is not None:
+                await _bind(self._router, self._replay_port)
+        except BaseException:
+            self._context.destroy(linger=0)
+            raise
         if self._replay_port is not None:
-            await _bind(self._router, self._replay_port)
             self._serving = asyncio.create_task(self._serve())
         return self
 

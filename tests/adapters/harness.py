@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from dynlog.adapters.source_set import VllmSources
@@ -14,6 +14,7 @@ from dynlog.ingest import IngestStats, ingest
 from dynlog.kvevents import Kind, KvEvent, decode_events, unpack_hashes
 from dynlog.log import Log
 from dynlog.reader import Reader
+from dynlog.testing.process import free_port
 
 TOPIC = "kv"
 DEADLINE_S = 30.0
@@ -21,13 +22,14 @@ Held = dict[tuple[int, int], set[int]]
 
 
 def free_ports(count: int = 2) -> list[int]:
-    """Ports that nothing listens on, spaced so that a rank's shift does not meet another's."""
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [int(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
+    """Ports that nothing listens on, each with such a one behind it, for a rank's shift; no client is given them."""
+    ports: list[int] = []
+    while len(ports) < count:
+        port = free_port()
+        with socket.socket() as behind, suppress(OSError):
+            behind.bind(("127.0.0.1", port + 1))
+            if all(abs(port - other) > 1 for other in ports):
+                ports.append(port)
     return ports
 
 
