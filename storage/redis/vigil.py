@@ -27,21 +27,20 @@ def processors() -> int:
 
 
 class Vigil:
-    """Of one connection; ``is_due`` says whether a reply is waited for, ``clock`` the seconds."""
+    """Of one connection; ``clock`` says the seconds."""
 
-    def __init__(self, is_due: Callable[[], bool], clock: Callable[[], float] = time.perf_counter) -> None:
-        self._is_due, self._clock = is_due, clock
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._pays = processors() > 1  # on a single one the server could do nothing meanwhile
-        self._sent_at: float | None = None
-        self._until = self._usual_s = 0.0
+        self._sent_at: float | None = None  # while its reply is waited for
+        self._usual_s = 0.0
         self.awake = False
         """Whether the loop is kept from sleeping."""
 
     def begin(self) -> None:
         """A command has left, and nothing else is waited for on this connection."""
         self._sent_at = self._clock()
-        self._until = self._sent_at + AWAKE_S
         if not self.awake and self._pays and self._usual_s < AWAKE_S:
             self.awake = True
             self._loop.call_soon(self._look)
@@ -53,6 +52,6 @@ class Vigil:
             self._sent_at = None
 
     def _look(self) -> None:
-        self.awake = self._is_due() and self._clock() < self._until
+        self.awake = self._sent_at is not None and self._clock() - self._sent_at < AWAKE_S
         if self.awake:
             self._loop.call_soon(self._look)

@@ -78,7 +78,7 @@ class Wire(asyncio.Protocol):
         self._moved, self._late, self._lost = moved, late, lost
         self._under_way: deque[Call] = deque()
         self._answered_at = 0.0
-        self._vigil = Vigil(lambda: bool(self._under_way))
+        self._vigil = Vigil()
         self._watch: asyncio.TimerHandle | None = None
         self._chunks: list[bytes] = []
         self._missing = 0  # bytes, before it is worth a look what the chunks are

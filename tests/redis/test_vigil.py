@@ -18,16 +18,13 @@ class Server:
 
     def __init__(self) -> None:
         self.now = 100.0
-        self.due = False
-        self.vigil = Vigil(lambda: self.due, lambda: self.now)
+        self.vigil = Vigil(lambda: self.now)
 
     def ask(self) -> None:
-        self.due = True
         self.vigil.begin()
 
     def answer(self, after_s: float) -> None:
         self.now += after_s
-        self.due = False
         self.vigil.end()
 
     async def turns(self, count: int = 5) -> bool:
