@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from dynlog.batch import Batch, Position
-from dynlog.errors import PartitionNotFound, TopicNotFound
+from dynlog.errors import PartitionNotFound
 from dynlog.record import Record
 from dynlog.topics import (
     Appended,
@@ -300,13 +300,3 @@ class Log(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
-
-
-def check_incarnation(topic: Topic, wanted: str | None) -> None:
-    """For engines: raises TopicNotFound if the topic is another incarnation than the one that the caller means."""
-    if wanted is not None and topic.incarnation != wanted:
-        raise TopicNotFound(
-            f"the topic was deleted and created anew: it is incarnation {topic.incarnation} now, not {wanted}; look it "
-            "up again, and decide anew what is to be done to it",
-            topic=topic.name,
-        )

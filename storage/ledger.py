@@ -20,6 +20,7 @@ from dynlog.errors import (
     OffsetTruncated,
     PartitionNotFound,
     ProducerFenced,
+    TopicNotFound,
 )
 from dynlog.marks import EXPIRY_MS, MarkState
 from dynlog.topics import (
@@ -30,6 +31,7 @@ from dynlog.topics import (
     Holder,
     HolderKind,
     Retention,
+    Topic,
     check_name,
 )
 
@@ -112,6 +114,16 @@ def check_expected(expect: int | None, end: int, topic: str, partition: int) -> 
     """Raises OffsetConflict unless the partition ends where the append expects, if it expects anything."""
     if expect is not None and expect != end:
         raise OffsetConflict(topic=topic, partition=partition, expected=expect, end=end)
+
+
+def check_incarnation(topic: Topic, wanted: str | None) -> None:
+    """Raises TopicNotFound if the topic is another incarnation than the one that the caller means."""
+    if wanted is not None and topic.incarnation != wanted:
+        raise TopicNotFound(
+            f"the topic was deleted and created anew: it is incarnation {topic.incarnation} now, not {wanted}; look it "
+            "up again, and decide anew what is to be done to it",
+            topic=topic.name,
+        )
 
 
 def check_expect(expect: int | None) -> None:

@@ -14,13 +14,13 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from dynlog.errors import LogDiverged, OffsetTruncated, TopicExists, TopicNotFound
-from dynlog.log import check_incarnation
 from dynlog.storage.kafka import admin
 from dynlog.storage.kafka.cluster import Cluster, Place
 from dynlog.storage.kafka.lanes import Lanes
 from dynlog.storage.kafka.meta import Meta
 from dynlog.storage.kafka.names import foreign_name, kafka_name
 from dynlog.storage.kafka.state import State, TopicState, pack_topic
+from dynlog.storage.ledger import check_incarnation
 from dynlog.timing import Deadline
 from dynlog.topics import Retention, Topic
 

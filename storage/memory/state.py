@@ -11,9 +11,8 @@ from typing import Any
 
 from dynlog.codec import encode_records, mark_runs
 from dynlog.errors import ConfigurationError, LogFull, TopicExists, TopicNotFound
-from dynlog.log import check_incarnation
 from dynlog.record import Record
-from dynlog.storage.ledger import check_newest, check_partition_count, judge_append, next_epoch
+from dynlog.storage.ledger import check_incarnation, check_newest, check_partition_count, judge_append, next_epoch
 from dynlog.storage.memory.partition import Partition
 from dynlog.storage.memory.topic import TopicData
 from dynlog.topics import Appended, Retention, Topic, check_name
@@ -54,8 +53,7 @@ class MemoryState:
         found = self.topics.get(name)
         if found is None:
             raise TopicNotFound("no such topic; create it first", topic=name)
-        if incarnation is not None:
-            check_incarnation(found.info, incarnation)
+        check_incarnation(found.info, incarnation)
         return found
 
     def create_topic(

@@ -13,8 +13,7 @@ from typing import Any
 import msgpack
 
 from dynlog.errors import LogDiverged, TopicExists, TopicNotFound
-from dynlog.log import check_incarnation
-from dynlog.storage.ledger import check_partition_count
+from dynlog.storage.ledger import check_incarnation, check_partition_count
 from dynlog.storage.redis import log_lua, partition_lua
 from dynlog.storage.redis.client import Client, Job
 from dynlog.storage.redis.keys import PartitionKeys, TopicKeys, partition_keys, topic_keys

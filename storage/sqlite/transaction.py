@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from dynlog.errors import LogCorrupt, TopicNotFound
-from dynlog.log import check_incarnation
 from dynlog.marks import MarkState
+from dynlog.storage.ledger import check_incarnation
 from dynlog.storage.sqlite import rows
 from dynlog.storage.sqlite.rows import Census, Head, Part, TopicRow
 
@@ -105,8 +105,7 @@ class Transaction:
         row = self.topics().get(name)
         if row is None:
             raise TopicNotFound("there is no such topic; create it first", topic=name)
-        if incarnation is not None:
-            check_incarnation(row.topic, incarnation)
+        check_incarnation(row.topic, incarnation)
         return row
 
     def set_topic(self, row: TopicRow) -> None:
