@@ -5,8 +5,7 @@ An entity that cannot be read does not hide the others: it is listed as unreadab
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -16,8 +15,8 @@ from dynlog.discovery.models import Entity, ModelCard, parse_card, parse_entity
 from dynlog.discovery.names import INSTANCES, MODELS, InstanceName, ModelName, parse_key, prefix_of
 from dynlog.discovery.registration import LeaseLike, Registration
 from dynlog.errors import MalformedRecord
-from dynlog.kv.bucket import STEP, Bucket
-from dynlog.kv.rows import Entry, Op, Row, entry_of
+from dynlog.kv.bucket import Bucket, entries_of
+from dynlog.kv.rows import Entry, Op
 from dynlog.kv.watch import Changed, Present, Ready, Resync
 from dynlog.log import DEFAULT_TIMEOUT_S
 
@@ -105,7 +104,7 @@ class Directory:
         # Nothing is awaited between these, so they are of one moment, however long walking takes then.
         revision = self.bucket.revision
         walks = [self.bucket.follower.fold.walk(root + where) for root in (INSTANCES, MODELS, FOREIGN + INSTANCES)]
-        instances, cards, marked = [await _entries(rows) for rows in walks]
+        instances, cards, marked = [await entries_of(rows) for rows in walks]
         marks = {entry.key: entry.value for entry in marked}
         entities: list[Found] = []
         models: list[FoundModel] = []
@@ -189,16 +188,6 @@ class DirectoryWatch:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self._watch.__aexit__(kind, error, traceback)
-
-
-async def _entries(rows: Iterable[tuple[str, Row]]) -> list[Entry]:
-    """In steps between which others have their turn."""
-    found: list[Entry] = []
-    for key, row in rows:
-        found.append(entry_of(key, row))
-        if len(found) % STEP == 0:
-            await asyncio.sleep(0)
-    return found
 
 
 def _found(entry: Entry, mark: bytes | None) -> Found:

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from dynlog.codec import U63_MAX
@@ -29,7 +29,7 @@ from dynlog.kv.follower import Follower
 from dynlog.kv.latest import Latest
 from dynlog.kv.lease_fold import Lease
 from dynlog.kv.records import Create, Delete, Fact, Purge, Put, Update, encode_key
-from dynlog.kv.rows import Entry, entry_of
+from dynlog.kv.rows import Entry, Row, entry_of
 from dynlog.kv.settings import BucketSettings, ttl_ms, value_limit
 from dynlog.kv.watch import MOST_EVENTS, Watch
 from dynlog.kv.writer import Writer
@@ -121,12 +121,7 @@ class Bucket:
         else:
             self._follower.check()
         _text(prefix)
-        found: list[Entry] = []
-        for key, row in self._follower.fold.walk(prefix):
-            found.append(entry_of(key, row))
-            if len(found) % STEP == 0:
-                await asyncio.sleep(0)
-        return found
+        return await entries_of(self._follower.fold.walk(prefix))
 
     async def history(self, key: str) -> list[Entry]:
         """The last changes of the key, the oldest first: at most ``settings.history`` of them."""
@@ -340,3 +335,13 @@ def _revision(revision: int) -> int:
     if type(revision) is not int or not 0 <= revision <= U63_MAX:
         raise ConfigurationError(f"revision={revision!r}: a revision is a number from 0 to {U63_MAX}")
     return revision
+
+
+async def entries_of(rows: Iterable[tuple[str, Row]]) -> list[Entry]:
+    """The rows as entries, in steps between which others have their turn."""
+    found: list[Entry] = []
+    for key, row in rows:
+        found.append(entry_of(key, row))
+        if len(found) % STEP == 0:
+            await asyncio.sleep(0)
+    return found

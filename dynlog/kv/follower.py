@@ -302,10 +302,13 @@ class Follower:
         self._tell()
 
     def _lose(self, reason: str) -> None:
-        lost, self.waiting = self.waiting, {}
-        for future in lost.values():
+        self._fail_waiting(OutcomeUnknown(f"what came of it is lost: {reason}", topic=self.topic.name))
+
+    def _fail_waiting(self, error: DynlogError) -> None:
+        waiting, self.waiting = self.waiting, {}
+        for future in waiting.values():
             if not future.done():
-                future.set_exception(OutcomeUnknown(f"what came of it is lost: {reason}", topic=self.topic.name))
+                future.set_exception(error)
                 future.exception()  # nobody may be waiting any more
 
     async def _judge(self, error: DynlogError) -> None:
@@ -329,11 +332,7 @@ class Follower:
         self.failure = error
         if self._holding is not None:
             self._holding.cancel()  # another topic may have the name by now
-        waiting, self.waiting = self.waiting, {}
-        for future in waiting.values():
-            if not future.done():
-                future.set_exception(error)
-                future.exception()  # nobody may be waiting any more
+        self._fail_waiting(error)
         self.changes.notify()
         self.restless.notify()
         for tell in self.on_rebuilt:

@@ -13,25 +13,20 @@ from dynlog.record import Mark
 class Said:
     """One fact, and the future of whoever waits for what comes of it; ``size`` is what it takes of the budget."""
 
-    __slots__ = ("_given_up", "future", "key", "mark", "parts", "sent", "size", "task")
+    __slots__ = ("future", "given_up", "key", "mark", "parts", "sent", "size", "task")
 
     def __init__(self, key: bytes | None, parts: tuple[bytes, ...], size: int, loop: asyncio.AbstractEventLoop) -> None:
         self.key, self.parts, self.size = key, parts, size
         self.future: asyncio.Future[Outcome] = loop.create_future()
         self.mark: Mark | None = None
-        self.sent = self._given_up = False
+        self.sent = self.given_up = False
         self.task: asyncio.Task[Any] | None = None
         """Whose task appends it, if not the lane's."""
 
-    @property
-    def given_up(self) -> bool:
-        """Whether its task was cancelled for that."""
-        return self._given_up
-
     def give_up(self) -> None:
         """Ends its append, as `asyncio.timeout` does it, which would cost a tenth of a whole put."""
-        if self.task is not None and not self._given_up:
-            self._given_up = True
+        if self.task is not None and not self.given_up:
+            self.given_up = True
             self.task.cancel()
 
     def fail(self, error: DynlogError) -> None:
