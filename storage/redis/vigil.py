@@ -2,10 +2,9 @@
 
 A processor that slept comes back with cold caches and nothing foreseen: what a lone append computes then takes twice as
 long, and waking takes some ten microseconds on both sides.  Where the server answers within a tenth of a millisecond,
-an event loop that looks again and again uses some 15 % more processor time than one that sleeps, and the append
-takes a quarter less.  So it looks, for `AWAKE_S` at most; everything else on the loop has its turn in between.  A server that
-mostly takes longer is slept for: on another host, syncing each append, or on a machine that has more to do than
-processors.
+an event loop that looks again and again takes a quarter less time for the append, and some 15 % more of the processor.
+So it looks, for `AWAKE_S` at most; everything else on the loop has its turn in between.  A server that mostly takes
+longer is slept for: on another host, syncing each append, or on a machine that has more to do than processors.
 """
 
 from __future__ import annotations
